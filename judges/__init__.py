@@ -1,0 +1,1 @@
+"""Judges: the one protocol, and one file per kind."""

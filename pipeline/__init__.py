@@ -1,0 +1,1 @@
+"""The pipeline: data, stages, and what runs them."""

@@ -1,0 +1,1 @@
+"""Aggregation: from votes to a preference, one file per method."""

@@ -1,0 +1,17 @@
+"""One judge, one vote. Pure. Not calibrated: the share of judges is no probability of a person's choice."""
+
+import numpy as np
+
+from pipeline.aggregation.base import Fitted, Votes, mean_vote
+
+
+class MajorityAggregation:
+    """p_a = (1 + mean of the signs of the votes) / 2."""
+
+    needs_labels = False
+
+    def fit_predict(self, votes: Votes, labelled: dict[str, float]) -> Fitted:
+        """See Aggregation; labels are not looked at."""
+        del labelled
+        share = (1 + mean_vote(np.sign(votes.votes))) / 2
+        return Fitted(share, share, dict.fromkeys(votes.judges, 1.0))

@@ -1,0 +1,255 @@
+"""The command line. Parses arguments, opens the run, prints; the work is done elsewhere and imported when needed.
+
+Exit codes: 0 done, 1 the job failed, 2 the input is wrong.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pipeline.workbench import Workbench
+
+app = typer.Typer(
+    name="jurybox",
+    help="Preference data with LLM judges: calibrated, certified, DPO-ready.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's YAML config.")]
+RunDir = Annotated[Path | None, typer.Option("--run-dir", help="The run's folder; default runs/<name>.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and no progress.")]
+Force = Annotated[bool, typer.Option("--force", help="Do it again even where nothing changed.")]
+
+REFUSED_SHOWN = 60
+TYPER_INTERRUPTED = 130
+"""Typer turns Ctrl-C into this exit code and says nothing."""
+STAGES = {
+    "load": "Read the prompts.",
+    "generate": "Sample answers to every prompt.",
+    "pair": "Pair different answers to the same prompt.",
+    "labels": "Read what people said of the pairs.",
+    "judge": "Ask every judge about every pair.",
+    "aggregate": "Turn votes into a calibrated preference.",
+    "gate": "Certify agreement with people.",
+    "select": "Keep or drop every pair, with the reason.",
+    "export": "Write the dataset.",
+    "train": "Train on the dataset.",
+    "evaluate": "Compare the trained model with the untrained one.",
+}
+
+
+@contextmanager
+def opened(config: Path, run_dir: Path | None, *, quiet: bool) -> "Generator[Workbench]":
+    """The run of a config, with progress on standard error."""
+    from pipeline.progress import Bars, for_terminal
+    from pipeline.workbench import Workbench
+
+    progress = for_terminal(quiet=quiet)
+    try:
+        with Workbench.open(config, run_dir, progress) as bench:
+            yield bench
+    finally:
+        if isinstance(progress, Bars):
+            progress.close()
+
+
+def say(lines: list[str], value: object, *, as_json: bool) -> None:
+    """Print for a person, or for a program."""
+    typer.echo(json.dumps(value, ensure_ascii=False, default=str) if as_json else "\n".join(lines))
+
+
+@app.command()
+def demo(run_dir: RunDir = None, as_json: Json = False, force: Force = False) -> None:
+    """The whole job on the embedded default: no network, key or GPU."""
+    config = Path(__file__).parents[1] / "data" / "configs" / "embedded.yaml"
+    if not config.is_file():
+        from pipeline.errors import InputError
+
+        raise InputError(
+            f"{config} is missing: the demo runs from a checkout of the project; clone it and run `make demo`"
+        )
+    run(config, run_dir=run_dir, as_json=as_json, force=force)
+
+
+@app.command()
+def run(
+    config: ConfigFile,
+    first: Annotated[str | None, typer.Option("--from", metavar="STAGE", help="First stage.")] = None,
+    last: Annotated[str | None, typer.Option("--to", metavar="STAGE", help="Last stage.")] = None,
+    run_dir: RunDir = None,
+    as_json: Json = False,
+    force: Force = False,
+) -> None:
+    """Run every stage that is not done yet, then print the summary."""
+    from pipeline import hub, report
+    from pipeline.runner import run_pipeline
+
+    with opened(config, run_dir, quiet=as_json) as bench:
+        run_pipeline(bench, first, last, force=force)
+        made = report.summary(bench)
+        lines = report.lines(made, bench.folder.path)
+        if bench.config.push is not None and last is None:
+            made["pushed"] = hub.push(bench.folder, bench.config)
+            lines += [f"pushed: {url}" for url in made["pushed"]]
+    say(lines, made, as_json=as_json)
+
+
+def _stage_command(name: str) -> Callable[..., None]:
+    def command(config: ConfigFile, run_dir: RunDir = None, as_json: Json = False, force: Force = False) -> None:
+        from pipeline import report
+        from pipeline.runner import run_stage
+
+        with opened(config, run_dir, quiet=as_json) as bench:
+            done = run_stage(bench, name, force=force)
+            report.write(bench)
+        how = "unchanged, skipped" if done.skipped else f"done in {done.seconds:.1f} s"
+        lines = [f"{name}: {how}", *(f"  {count} {frame}" for frame, count in done.rows_out.items())]
+        lines += [f"  dropped {count}: {reason}" for reason, count in done.dropped.items()]
+        if done.incomplete:
+            lines.append(f"  incomplete: {', '.join(done.incomplete)}; run the same command again")
+        say(lines, vars(done), as_json=as_json)
+
+    command.__doc__ = STAGES[name]
+    return command
+
+
+for _name in STAGES:
+    app.command(_name)(_stage_command(_name))
+
+
+@app.command("import")
+def import_(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="prompts, samples, pairs, judgments or labels.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE")],
+    config: Annotated[Path, typer.Option("--config", help="The run's YAML config.")],
+    fmt: Annotated[str, typer.Option("--format", help="Importer; `jsonl` is documented in docs/schemas.md.")] = "jsonl",
+    run_dir: RunDir = None,
+    as_json: Json = False,
+) -> None:
+    """Bring prompts, samples, pairs, judgments or labels of your own into the run."""
+    from pipeline import imports
+
+    with opened(config, run_dir, quiet=as_json) as bench:
+        made, reasons = imports.run(bench, kind, file, fmt)
+    lines = [f"imported {count} {frame}" for frame, count in made.items()]
+    shown = sorted(reasons.items())[:REFUSED_SHOWN]
+    lines += [f"not imported: {row}: {reason}" for row, reason in shown]
+    if len(reasons) > len(shown):
+        lines.append(f"not imported: {len(reasons) - len(shown)} more; all are in {bench.folder.path / 'dropped'}")
+    say(lines, {"imported": made, "dropped": reasons}, as_json=as_json)
+
+
+@app.command()
+def explain(
+    config: ConfigFile,
+    pair: Annotated[str, typer.Argument(metavar="PAIR_ID", help="A pair's id, its start, or its imported id.")],
+    run_dir: RunDir = None,
+    as_json: Json = False,
+) -> None:
+    """Every vote, weight, rule and call behind one pair."""
+    from pipeline import explain as explaining
+
+    with opened(config, run_dir, quiet=True) as bench:
+        found = explaining.explain(bench, pair)
+    say(explaining.as_text(found), found, as_json=as_json)
+
+
+@app.command()
+def report(config: ConfigFile, run_dir: RunDir = None, as_json: Json = False) -> None:
+    """Write report.html and summary.json again and print the summary."""
+    from pipeline import report as reporting
+    from pipeline.errors import InputError
+
+    with opened(config, run_dir, quiet=True) as bench:
+        if bench.folder.read_json("manifest.json") is None:
+            raise InputError(f"{bench.folder.path} holds no run yet; start it with `jurybox run {config}`")
+        made = reporting.write(bench)
+        lines = reporting.lines(made, bench.folder.path)
+    say(lines, made, as_json=as_json)
+
+
+@app.command()
+def check(config: ConfigFile, run_dir: RunDir = None, as_json: Json = False) -> None:
+    """Is the config valid, are its files there and its endpoints reachable? Spends nothing."""
+    from pipeline import checks
+
+    with opened(config, run_dir, quiet=True) as bench:
+        found = checks.check(bench)
+    say([f"ok: {line}" for line in found], {"ok": found}, as_json=as_json)
+
+
+@app.command()
+def schedule(
+    config: ConfigFile,
+    cron: Annotated[str, typer.Option("--cron", help='When, e.g. "0 2 * * *".')],
+    run_dir: RunDir = None,
+) -> None:
+    """A Prefect deployment that runs CONFIG on a schedule, served until Ctrl-C; starts a server if there is none."""
+    from flows.deployments import schedule as serve
+
+    serve(config, cron, run_dir)
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR")],
+) -> None:
+    """A commented config and a few prompts to start from."""
+    from pipeline.starter import write
+
+    for path in write(folder):
+        typer.echo(f"wrote {path}")
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What this machine can run."""
+    from pipeline import checks
+
+    found = checks.doctor()
+    say([f"{name}: {value}" for name, value in found.items()], found, as_json=as_json)
+
+
+@app.command()
+def schema() -> None:
+    """JSON Schema of the config."""
+    from pipeline.checks import config_schema
+
+    typer.echo(json.dumps(config_schema(), indent=2))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The console script: run a command, turn errors into messages and exit codes."""
+    from pipeline.errors import JuryboxError
+
+    try:
+        app(arguments)
+    except JuryboxError as error:
+        sys.exit(_fail(str(error), error.exit_code))
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, SystemExit) and end.code != TYPER_INTERRUPTED:
+            raise
+        sys.exit(_fail("interrupted; what is done is kept, the same command goes on from there", 1))
+
+
+def _fail(message: str, code: int) -> int:
+    typer.echo(f"error: {message}", err=True)
+    return code
+
+
+def click_app() -> Any:
+    """The commands as a click group, for the generated documentation."""
+    return typer.main.get_command(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,458 @@
+"""The config of a run: YAML in, frozen pydantic models out. Reads the config file and nothing else.
+
+Field docstrings are the documentation (``jurybox schema`` prints them). Unknown keys are errors with a
+suggestion; paths are relative to the config's folder.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from pipeline import discovery
+from pipeline.errors import ConfigError
+
+
+class Frozen(BaseModel):
+    """Base of every config model: immutable, no unknown keys, docstrings as descriptions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def _base(info: ValidationInfo) -> Path | None:
+    context: Any = info.context
+    return None if context is None else cast("Path | None", context.get("base"))
+
+
+def _beside_config(path: Path, info: ValidationInfo) -> Path:
+    base = _base(info)
+    return path if base is None or path.is_absolute() else base / path
+
+
+def _model_beside_config(model: str, info: ValidationInfo) -> str:
+    """A model that names an existing folder beside the config is that folder; else a Hub or API name."""
+    base = _base(info)
+    folder = None if base is None else base / model
+    return str(folder.resolve()) if folder is not None and folder.is_dir() else model
+
+
+ConfigPath = Annotated[Path, AfterValidator(_beside_config)]
+ModelName = Annotated[str, AfterValidator(_model_beside_config), Field(min_length=1)]
+
+
+class Price(Frozen):
+    """US$ per million tokens."""
+
+    input: float = Field(ge=0)
+    """US$ per million prompt tokens."""
+    output: float = Field(ge=0)
+    """US$ per million completion tokens."""
+    cached_input: float | None = Field(default=None, ge=0)
+    """US$ per million prompt tokens served from the vendor's cache; defaults to `input`."""
+
+
+class EndpointConfig(Frozen):
+    """An OpenAI-compatible endpoint, defined once and named."""
+
+    base_url: str = Field(pattern=r"^https?://")
+    """Everything before `/chat/completions`."""
+    api_key_env: str | None = None
+    """Environment variable that holds the key; none for servers without one."""
+    concurrency: int = Field(default=64, ge=1)
+    """Calls in flight at once."""
+    requests_per_minute: float | None = Field(default=None, gt=0)
+    """Rate limit; none means as fast as the concurrency allows."""
+    timeout_s: float = Field(default=120, gt=0)
+    """Seconds until a call counts as unanswered."""
+    attempts: int = Field(default=6, ge=1)
+    """Tries per call when the transport fails (429, 5xx, dropped connection, time-out)."""
+
+
+class ModelConfig(Frozen):
+    """Where a model runs: an endpoint, or in this process. Base of generators and LM judges."""
+
+    model: ModelName
+    """Model name at the endpoint, a Hub name, or a folder beside the config."""
+    endpoint: str | None = None
+    """Name of an entry of `endpoints`."""
+    engine: str | None = None
+    """`vllm` or `transformers` for a model in this process, or your own `./file.py:Name`."""
+    engine_args: dict[str, Any] = Field(default_factory=dict)
+    """Passed to the engine as they are, e.g. `{max_model_len: 4096}`."""
+    price: Price | None = None
+    """US$ per million tokens; needed under a budget."""
+    max_tokens: int = Field(default=512, ge=1)
+    """Longest answer, tokens."""
+
+    @property
+    def label(self) -> str:
+        """The model's name in data and seeds: a folder's own name without its path, so that machines agree."""
+        return Path(self.model).name if Path(self.model).is_dir() else self.model
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "ModelConfig":
+        if (self.endpoint is None) == (self.engine is None):
+            raise ValueError("needs exactly one of `endpoint` and `engine`")
+        return self
+
+
+class GeneratorConfig(ModelConfig):
+    """A model that answers the prompts."""
+
+    temperatures: tuple[Annotated[float, Field(ge=0, le=2)], ...] = Field(default=(0.3, 0.5, 0.7, 1.0), min_length=1)
+    """One set of answers at each."""
+    samples: int = Field(default=1, ge=1)
+    """Answers per prompt and temperature."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Nucleus sampling; 1 samples the whole distribution."""
+    system: str | None = None
+    """System message put before conversations that have none."""
+
+    @field_validator("temperatures")
+    @classmethod
+    def _each_once(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("a temperature is listed twice; `samples: 2` makes two answers at each")
+        return value
+
+
+class PromptsConfig(Frozen):
+    """Where prompts come from."""
+
+    path: ConfigPath
+    """The file."""
+    format: str = "jsonl"
+    """Importer: `jsonl`, `mt_bench`, or your own `./file.py:Name`."""
+    near_duplicates: float | None = Field(default=None, gt=0, le=1)
+    """Drop prompts whose word 3-grams have this Jaccard similarity to one that is kept (MinHash)."""
+
+
+class PairingConfig(Frozen):
+    """Which answers are compared."""
+
+    strategy: str = "all"
+    """`all`, or your own `./file.py:Name`."""
+
+
+class JudgeConfig(Frozen):
+    """What every judge has; each kind adds its own keys."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:+-]*$")
+    """Unique name; column `judge` everywhere."""
+    kind: str
+    """`pairwise`, `verifier`, `reward_model`, `length`, or your own `./file.py:Name`."""
+
+    @property
+    def wants_labels(self) -> bool:
+        """Whether the judge learns from the `fit` labels."""
+        return False
+
+    def files(self, base: Path) -> list[Path]:
+        """Files of the user's that decide what the judge says: a change of them is a change of the judge."""
+        return [base / self.kind.rpartition(":")[0]] if ":" in self.kind else []
+
+
+class SimulatedConfig(Frozen):
+    """Simulated people, for demos and tests only; every report calls them simulated."""
+
+    kind: str
+    """`./file.py:Name` of a class with `names` and `label(...)`."""
+    prompts: int = Field(default=200, ge=0)
+    """Prompts, drawn uniformly, all of whose pairs are labelled."""
+
+
+class LabelsConfig(Frozen):
+    """What people said."""
+
+    path: ConfigPath | None = None
+    """JSONL of pair_id, annotator, label (a, b, tie), queue."""
+    simulated: SimulatedConfig | None = None
+    """Simulated people instead of a file."""
+    fit_fraction: float = Field(default=0.5, gt=0, lt=1)
+    """Share of the labelled prompts that fit weights; the others certify and do nothing else."""
+    judge_floor: float = Field(default=0.5, ge=0, le=1)
+    """A judge that agrees with people less than this on the fit labels leaves the panel."""
+
+
+class BudgetConfig(Frozen):
+    """A hard limit on what the run's calls may cost."""
+
+    usd: float = Field(gt=0)
+    """US$; a call is made only if its worst case still fits."""
+
+
+class AggregateConfig(Frozen):
+    """How votes become a preference."""
+
+    method: str = "calibrated"
+    """`calibrated` (needs labels), `consistency`, `majority`, or your own `./file.py:Name`."""
+    fallback: str = "consistency"
+    """Method when there are no fit labels; its result is never called validated."""
+    decide_by: Literal["p_a", "p_a_lc"] = "p_a"
+    """People as they are, or with the length difference held at zero."""
+
+
+class GateConfig(Frozen):
+    """What the kept pairs must be shown to reach."""
+
+    target_agreement: float = Field(default=0.9, gt=0.5, lt=1)
+    """Agreement with people that is certified, mean over prompts."""
+    delta: float = Field(default=0.1, gt=0, lt=1)
+    """Probability with which the certificate may be wrong."""
+    required: bool = False
+    """Stop the run when nothing can be certified, instead of keeping pairs uncertified."""
+
+
+class SelectConfig(Frozen):
+    """Which judged pairs go into the dataset."""
+
+    strategy: Literal["best_vs_worst", "all"] = "best_vs_worst"
+    """One pair a prompt (highest against lowest mean win probability), or every pair."""
+    min_margin: float = Field(default=0.0, ge=0, lt=1)
+    """Smallest abs(2p - 1) that is kept."""
+    max_length_ratio: float | None = Field(default=None, gt=1)
+    """Longer over shorter answer, characters."""
+
+
+class TrainConfig(Frozen):
+    """What every training method has; each method adds its own keys."""
+
+    method: str = "dpo"
+    """`dpo`, or your own `./file.py:Name`."""
+
+
+class EvaluateConfig(Frozen):
+    """How the trained model is compared with the untrained one."""
+
+    prompts: PromptsConfig | None = None
+    """Held-out prompts; without them, the prompts of the dataset's test split."""
+    temperature: float = Field(default=0.7, ge=0, le=2)
+    """Sampling temperature of both."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Longest answer; defaults to the generator's."""
+
+
+class PushConfig(Frozen):
+    """Where dataset and adapter go on the Hugging Face Hub."""
+
+    repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    """`org/name`; the adapter goes to `org/name-adapter`."""
+    private: bool = True
+    """Create private repositories."""
+    token_env: str = "HF_TOKEN"  # noqa: S105  the variable's name
+    """Environment variable that holds the token."""
+
+
+def _of_its_kind(item: object, info: ValidationInfo) -> object:
+    return _options(item, "judges", "{Kind}Judge", "kind", JudgeConfig, info)
+
+
+class Config(Frozen):
+    """One run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """Name of the run and of its folder under `runs/`."""
+    seed: int = 0
+    """Seed of everything random; each event's own seed is hashed from this and the content."""
+    prompts: PromptsConfig | None = None
+    """Prompts to answer; none when prompts, samples or pairs are imported."""
+    generators: tuple[GeneratorConfig, ...] = ()
+    """Models that answer; none when samples are imported."""
+    pairing: PairingConfig = PairingConfig()
+    """Which answers are compared."""
+    endpoints: dict[str, EndpointConfig] = Field(default_factory=dict)
+    """OpenAI-compatible endpoints by name."""
+    judges: tuple[Annotated[SerializeAsAny[JudgeConfig], BeforeValidator(_of_its_kind)], ...] = ()
+    """The panel; none when judgments are imported."""
+    budget: BudgetConfig | None = None
+    """Hard limit on US$."""
+    labels: LabelsConfig = LabelsConfig()
+    """What people said."""
+    aggregate: AggregateConfig = AggregateConfig()
+    """How votes become a preference."""
+    gate: GateConfig = GateConfig()
+    """What must be certified."""
+    select: SelectConfig = SelectConfig()
+    """Which pairs are kept."""
+    export: tuple[str, ...] = ("trl_dpo",)
+    """Dataset formats: `trl_dpo`, `jsonl`, `kto`, `openai_dpo`, or your own `./file.py:Name`."""
+    test_fraction: float = Field(default=0.1, ge=0, lt=1)
+    """Share of prompts in the dataset's test split."""
+    licence: str = "unknown"
+    """Licence named in the dataset card, an SPDX id."""
+    train: SerializeAsAny[TrainConfig] | None = None
+    """Preference training; none stops after the export."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """Comparison of trained and untrained model."""
+    push: PushConfig | None = None
+    """Upload to the Hub; a bare `org/name` is enough."""
+
+    def base_url(self, options: object) -> str | None:
+        """Where the model of a generator or judge is asked: a moved endpoint is another model. None in this process."""
+        name = options.endpoint if isinstance(options, ModelConfig) else None
+        return None if name is None else self.endpoints[name].base_url
+
+    @field_validator("train", mode="before")
+    @classmethod
+    def _train_method(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, Mapping):
+            with_default = {"method": "dpo", **cast("Mapping[str, object]", value)}
+            return _options(with_default, "training.methods", "{Kind}Method", "method", TrainConfig, info)
+        return value
+
+    @field_validator("push", mode="before")
+    @classmethod
+    def _bare_push(cls, value: object) -> object:
+        return {"repo": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Config":
+        names = [judge.name for judge in self.judges]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two judges are named {name!r}; give each its own name")
+        for key, users in (("generators", self.generators), ("judges", self.judges)):
+            for at, user in enumerate(users):
+                if not isinstance(user, ModelConfig) or user.endpoint is None:
+                    continue
+                if user.endpoint not in self.endpoints:
+                    raise _fault(
+                        (key, at, "endpoint"),
+                        f"endpoint {user.endpoint!r} of model {user.model!r} is not defined; endpoints has: "
+                        f"{', '.join(self.endpoints) or 'nothing'}",
+                    )
+                if self.budget is not None and user.price is None:
+                    raise _fault(
+                        (key, at, "price"),
+                        f"model {user.model!r} has no `price`, so its calls cannot be held under `budget`; "
+                        "add price: {input: US$ per million tokens, output: ...}",
+                    )
+        if self.labels.path is not None and self.labels.simulated is not None:
+            raise ValueError("`labels` takes `path` or `simulated`, not both")
+        return self
+
+
+def _fault(keys: tuple[str | int, ...], message: str) -> ValidationError:
+    """An error about the value at *keys*, which need not be there."""
+    kind = PydanticCustomError("inconsistent", "{message}", {"message": message})
+    return ValidationError.from_exception_data("Config", [{"type": kind, "loc": keys, "input": {}}])
+
+
+def _options(item: object, package: str, attribute: str, key: str, base: type[Frozen], info: ValidationInfo) -> object:
+    """*item* under the options model of its kind, so that a kind's keys live in the kind's own file."""
+    if not isinstance(item, Mapping):
+        return item
+    fields = cast("Mapping[str, object]", item)
+    kind = fields.get(key)
+    if not isinstance(kind, str):
+        return base.model_validate(fields, context=info.context)
+    try:
+        plugin = discovery.find(package, kind, attribute, _base(info))
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
+    model = cast("type[Frozen]", getattr(plugin, "Options", base))
+    return model.model_validate(fields, context=info.context)
+
+
+def load(path: Path) -> Config:
+    """The config at *path*.
+
+    Raises:
+        ConfigError: naming the file, each wrong key with its line, what was found and what is allowed.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); give the path of a YAML config") from error
+    try:
+        tree = cast("yaml.Node | None", cast("Any", yaml).compose(text, Loader=yaml.SafeLoader))
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: is not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: holds {type(data).__name__}, a config is a mapping of keys; see `init`")
+    try:
+        return Config.model_validate(data, context={"base": path.resolve().parent})
+    except ValidationError as error:
+        lines = [_explain(path, tree, cast("Mapping[str, Any]", problem)) for problem in error.errors()]
+        raise ConfigError("\n".join(lines)) from error
+
+
+def _explain(path: Path, tree: yaml.Node | None, problem: Mapping[str, Any]) -> str:
+    keys = cast("Sequence[str | int]", problem["loc"])
+    where = f"{path}:{_line(tree, keys)}: {'.'.join(str(key) for key in keys) or 'config'}"
+    if problem["type"] == "extra_forbidden":
+        allowed = _allowed(keys[:-1])
+        close = difflib.get_close_matches(str(keys[-1]), allowed, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(allowed)}"
+        return f"{where}: unknown key; {hint}"
+    if problem["type"] == "missing":
+        return f"{where}: required key is missing; {_description(keys)}"
+    found = problem.get("input")
+    shown = "" if isinstance(found, Mapping | list | BaseModel) else f"; found {found!r}"
+    return f"{where}: {problem['msg'].removeprefix('Value error, ')}{shown}"
+
+
+def _line(tree: yaml.Node | None, keys: Sequence[str | int]) -> int:
+    """1-based line of the deepest part of *keys* that the file has."""
+    node, line = tree, 1
+    for key in keys:
+        found: yaml.Node | None = None
+        if isinstance(node, yaml.MappingNode):
+            for key_node, value_node in cast("list[tuple[yaml.ScalarNode, yaml.Node]]", node.value):
+                if key_node.value == str(key):
+                    line, found = key_node.start_mark.line + 1, value_node
+        elif isinstance(node, yaml.SequenceNode) and isinstance(key, int):
+            items = cast("list[yaml.Node]", node.value)
+            found = items[key] if key < len(items) else None
+            line = found.start_mark.line + 1 if found is not None else line
+        if found is None:
+            break
+        node = found
+    return line
+
+
+def _models_at(keys: Sequence[str | int]) -> list[type[BaseModel]]:
+    """Every model that the value at *keys* may have: subclasses included, for kinds with keys of their own."""
+    models: list[type[BaseModel]] = [Config]
+    for key in keys:
+        if isinstance(key, int):
+            continue
+        inner = [m.model_fields[key].annotation for m in models if key in m.model_fields]
+        found = [model for annotation in inner for model in _models_in(annotation)]
+        models = found or models
+    return [known for model in models for known in (model, *model.__subclasses__())]
+
+
+def _models_in(annotation: object) -> list[type[BaseModel]]:
+    if isinstance(annotation, type):
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    arguments = cast("tuple[object, ...]", getattr(annotation, "__args__", ()))
+    return [model for argument in arguments for model in _models_in(argument)]
+
+
+def _allowed(keys: Sequence[str | int]) -> list[str]:
+    return sorted({name for model in _models_at(keys) for name in model.model_fields})
+
+
+def _description(keys: Sequence[str | int]) -> str:
+    for model in _models_at(keys[:-1]):
+        field = model.model_fields.get(str(keys[-1]))
+        if field is not None and field.description:
+            return field.description
+    return "see `jurybox schema`"

@@ -1,0 +1,76 @@
+"""Finds plug-ins by module name: a new kind is one new file. Touches only the import system.
+
+A built-in kind ``x`` of package ``p`` is the module ``p.x``; a user's own is ``./file.py:Name``, the path
+taken from the config's folder.
+"""
+
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pipeline.errors import ConfigError
+
+NOT_KINDS = frozenset({"base", "panel", "recording", "rendering", "parsing"})
+
+
+def kinds(package: str) -> list[str]:
+    """Names of the built-in kinds of *package* (e.g. ``judges``, ``pipeline.exports``), sorted."""
+    root = importlib.import_module(package)
+    names = [module.name for module in pkgutil.iter_modules(root.__path__) if not module.ispkg]
+    return sorted(name for name in names if name not in NOT_KINDS)
+
+
+def find(package: str, kind: str, attribute: str, base: Path | None = None) -> Any:
+    """The object *attribute* of kind *kind*; for ``./file.py:Name`` the object ``Name`` of that file.
+
+    Args:
+        package: where built-in kinds live, e.g. ``judges``.
+        kind: module name, or ``path.py:Name``.
+        attribute: what a built-in module must define; ``{Kind}`` becomes the kind in CamelCase.
+        base: folder a user's relative path starts from.
+
+    Raises:
+        ConfigError: no such kind, file or name.
+    """
+    if ":" in kind:
+        return _from_file(kind, base or Path())
+    allowed = kinds(package)
+    if kind not in allowed:
+        raise ConfigError(
+            f"unknown {package.rsplit('.', maxsplit=1)[-1]} kind {kind!r}; allowed: {', '.join(allowed)}, or "
+            "./file.py:Name for your own"
+        )
+    module = importlib.import_module(f"{package}.{kind}")
+    return getattr(module, attribute.replace("{Kind}", "".join(part.title() for part in kind.split("_"))))
+
+
+def _from_file(kind: str, base: Path) -> Any:
+    file, _, name = kind.rpartition(":")
+    path = (base / file).resolve()
+    if not path.is_file():
+        raise ConfigError(f"{kind!r} names the file {path}, which does not exist; write ./file.py:Name")
+    module = _executed(path, path.stat().st_mtime_ns)
+    if not hasattr(module, name):
+        raise ConfigError(f"{path} defines no {name!r}; it defines: {', '.join(sorted(vars(module)))}")
+    return getattr(module, name)
+
+
+@cache
+def _executed(path: Path, _changed_ns: int) -> ModuleType:
+    """The module of a user's file, once per version of the file."""
+    spec = importlib.util.spec_from_file_location(f"user_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path} cannot be imported as Python; it must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    # The file may import its neighbours, as a script can.
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.parent))
+    return module

@@ -1,0 +1,1 @@
+"""Engines: models that complete requests, one file per kind."""

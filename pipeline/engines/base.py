@@ -1,0 +1,133 @@
+"""What every engine speaks: requests in, answers out, in order. Pure: types only.
+
+An engine kind is one file in this folder that defines ``<Kind>Engine``. Generation and judging use the same
+protocol: a judge's call is a request with ``choices``, or one whose text is parsed.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline.config import EndpointConfig, ModelConfig
+
+Advance = Callable[[int], None]
+"""Called with the number of requests that have just been finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One completion to be made."""
+
+    messages: tuple[tuple[str, str], ...]
+    """(role, content) turns."""
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    sample_index: int = 0
+    attempt: int = 0
+    """0, then 1, ... when an unreadable answer may be asked for again."""
+    choices: tuple[str, ...] = ()
+    """Answers of one token each whose probabilities are wanted; empty for free text."""
+    response_schema: Mapping[str, Any] | None = None
+    """JSON schema of the answer, where the engine can enforce one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The accounting of one request; a row of the frame `calls` less the judge's name."""
+
+    call_key: str
+    status: str
+    """``answered`` or ``unanswered``."""
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    completion_tokens: int | None = None
+    cost_usd: float = 0.0
+    latency_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back for one request: text, or the reason why there is none."""
+
+    call: Call
+    text: str | None = None
+    finish_reason: str | None = None
+    logprob: float | None = None
+    """Sum over the answer's tokens, nats."""
+    choice_logprobs: Mapping[str, float] | None = None
+    """Token text -> log-probability at the first position, nats; spellings are the reader's business."""
+    error: str | None = None
+    """Set when there is no text: ``reason: detail``, the reason one of ``too_long``, ``empty_answer``, ``refused``,
+    ``rejected``, ``malformed``, or ``unanswered``, which the next run asks again."""
+
+    @property
+    def unanswered(self) -> bool:
+        """No reply came: the next run asks again."""
+        return self.error is not None and self.error.startswith("unanswered")
+
+
+class Engine(Protocol):
+    """A model that completes requests."""
+
+    def __init__(self, options: ModelConfig, toolbox: "Toolbox") -> None: ...
+
+    def complete(self, requests: Sequence[Request], advance: Advance) -> list[Answer]:
+        """One answer per request, in the order of the requests.
+
+        A failed request is an Answer with ``error``. Raises JobError when no request can be answered.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back memory and connections."""
+        ...
+
+
+class Toolbox(Protocol):
+    """What the run lends to engines and judges."""
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        ...
+
+    @property
+    def secret(self) -> bytes:
+        """Key of the fences in judges' prompts."""
+        ...
+
+    @property
+    def base(self) -> Path:
+        """The config's folder, where a user's own files are looked up."""
+        ...
+
+    @property
+    def workspace(self) -> Path:
+        """Folder of the run in which a judge may keep what it learned."""
+        ...
+
+    @property
+    def advance(self) -> Advance:
+        """Progress of the stage."""
+        ...
+
+    @property
+    def ledger(self) -> Any:
+        """The run's ledger of calls that may cost money."""
+        ...
+
+    @property
+    def budget_usd(self) -> float | None:
+        """The run's hard limit."""
+        ...
+
+    def endpoint(self, name: str) -> EndpointConfig:
+        """The endpoint of that name."""
+        ...
+
+    def engine(self, options: ModelConfig) -> Engine:
+        """The engine for a model, loaded once per process and closed when the stage ends."""
+        ...

@@ -1,0 +1,1 @@
+"""Exports: dataset formats, one file per format."""

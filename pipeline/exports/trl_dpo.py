@@ -1,0 +1,39 @@
+"""Export `trl_dpo`: Parquet for TRL's DPO family, conversational, explicit prompt. Writes one file."""
+
+from pathlib import Path
+
+import polars as pl
+
+EXTRA = (
+    "margin",
+    "p_chosen",
+    "judges",
+    "agreement",
+    "chosen_model",
+    "rejected_model",
+    "chosen_temperature",
+    "rejected_temperature",
+    "pair_id",
+    "prompt_id",
+)
+
+
+def export(rows: pl.DataFrame, path: Path, seed: int) -> Path:
+    """Write *rows* (``pipeline.stages.export.dataset_rows``) as ``<path>.parquet`` and return that file.
+
+    Columns: ``prompt`` [{role, content}], ``chosen`` and ``rejected`` (each one assistant message and nothing
+    of the prompt), then where the pair comes from: ``margin`` and ``p_chosen`` (probabilities), ``judges``,
+    ``agreement``, models, temperatures and ids. Sorted by ``pair_id``; *seed* is not used.
+    """
+    del seed
+    target = path.with_name(f"{path.name}.parquet")
+    role = pl.lit("assistant").alias("role")
+    rows.sort("pair_id").select(
+        pl.col("messages").alias("prompt"),
+        *(
+            pl.concat_list(pl.struct(role, pl.col(side).alias("content"))).alias(side)
+            for side in ("chosen", "rejected")
+        ),
+        *EXTRA,
+    ).write_parquet(target)
+    return target

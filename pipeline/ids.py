@@ -1,0 +1,47 @@
+"""Names and seeds derived from content, never from row order. Pure: touches nothing outside its arguments.
+
+Every id is the first 16 bytes of a SHA-256 over length-prefixed fields, in hex, so that two different
+tuples of fields can never spell the same input. Adding a row changes no other row's id or seed.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+Field = str | int | float | None
+
+
+def content_hash(*fields: Field) -> str:
+    """32 hex digits over the fields, in order; ``None`` differs from every string, ``1`` from ``"1"``."""
+    digest = hashlib.sha256()
+    for field in fields:
+        encoded = b"n" if field is None else type(field).__name__.encode() + b":" + str(field).encode()
+        digest.update(len(encoded).to_bytes(8, "big") + encoded)
+    return digest.hexdigest()[:32]
+
+
+def prompt_id(messages: Sequence[tuple[str, str]], reference: str | None = None) -> str:
+    """Id of a prompt: its (role, content) turns and its reference."""
+    turns = [field for role, content in messages for field in (role, content)]
+    return content_hash("prompt", *turns, "reference", reference)
+
+
+def sample_id(prompt: str, model: str, temperature: float | None, seed: int | None, completion: str) -> str:
+    """Id of one answer. The text is part of it: new text is a new id, so no label attaches to other words."""
+    heat = None if temperature is None else float(temperature)
+    return content_hash("sample", prompt, model, heat, seed, completion)
+
+
+def pair_id(sample_a: str, sample_b: str) -> str:
+    """Id of an unordered pair of samples: the same whichever way round it is given."""
+    first, second = sorted((sample_a, sample_b))
+    return content_hash("pair", first, second)
+
+
+def seed_from(run_seed: int, *fields: Field) -> int:
+    """A 31-bit seed for one content-addressed event of a run."""
+    return int(content_hash("seed", run_seed, *fields)[:8], 16) & 0x7FFFFFFF
+
+
+def uniform_from(run_seed: int, *fields: Field) -> float:
+    """A number in [0, 1) for one content-addressed event of a run: the coin behind every split and draw."""
+    return int(content_hash("uniform", run_seed, *fields)[:13], 16) / 16**13

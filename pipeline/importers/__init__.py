@@ -1,0 +1,1 @@
+"""Importers: files of other origin, one file per format."""

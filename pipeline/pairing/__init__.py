@@ -1,0 +1,1 @@
+"""Pairing: which answers are compared, one file per strategy."""

@@ -1,0 +1,117 @@
+"""How a run shows that it goes on: bars on a terminal, plain lines elsewhere. Writes to standard error only."""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Told by the runner what happens."""
+
+    def start(self, stage: str, total: int, *, skipped: bool) -> None:
+        """A stage begins, with *total* units to do."""
+        ...
+
+    def advance(self, done: int) -> None:
+        """*done* more units are finished."""
+        ...
+
+    def end(self, stage: str, rows: Mapping[str, int], *, skipped: bool) -> None:
+        """The stage is over; *rows* counts what it wrote, by frame."""
+        ...
+
+
+class Silent:
+    """Shows nothing: tests, flows and ``--json``."""
+
+    def start(self, stage: str, total: int, *, skipped: bool) -> None:
+        """See Progress."""
+
+    def advance(self, done: int) -> None:
+        """See Progress."""
+
+    def end(self, stage: str, rows: Mapping[str, int], *, skipped: bool) -> None:
+        """See Progress."""
+
+
+class Lines:
+    """One line when a stage begins and ends, and one every ten seconds between."""
+
+    INTERVAL_S = 10.0
+
+    def __init__(self) -> None:
+        self.stage, self.total, self.done = "", 0, 0
+        self.started = self.spoken = time.monotonic()
+
+    def start(self, stage: str, total: int, *, skipped: bool) -> None:
+        """See Progress."""
+        self.stage, self.total, self.done = stage, total, 0
+        self.started = self.spoken = time.monotonic()
+        if not skipped:
+            self._say(f"{stage}: started, {total} to do")
+
+    def advance(self, done: int) -> None:
+        """See Progress."""
+        self.done += done
+        now = time.monotonic()
+        if now - self.spoken >= self.INTERVAL_S:
+            self.spoken = now
+            self._say(f"{self.stage}: {self.done} of {self.total} after {now - self.started:.0f} s")
+
+    def end(self, stage: str, rows: Mapping[str, int], *, skipped: bool) -> None:
+        """See Progress."""
+        made = ", ".join(f"{count} {frame}" for frame, count in rows.items())
+        how = "unchanged, skipped" if skipped else f"done in {time.monotonic() - self.started:.1f} s"
+        self._say(f"{stage}: {how}{': ' + made if made else ''}")
+
+    def _say(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+
+class Bars:
+    """A bar per stage, for a terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as RichProgress
+
+        self.bars = RichProgress(
+            TextColumn("{task.description:>10}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=Console(stderr=True),
+        )
+        self.bars.start()
+        self.task = self.bars.add_task("", visible=False, note="")
+
+    def start(self, stage: str, total: int, *, skipped: bool) -> None:
+        """See Progress."""
+        self.task = self.bars.add_task(stage, total=total or 1, note="unchanged" if skipped else "")
+
+    def advance(self, done: int) -> None:
+        """See Progress."""
+        self.bars.advance(self.task, done)
+
+    def end(self, stage: str, rows: Mapping[str, int], *, skipped: bool) -> None:
+        """See Progress."""
+        del stage
+        made = ", ".join(f"{count} {frame}" for frame, count in rows.items())
+        note = f"unchanged: {made}" if skipped else made
+        total = self.bars.tasks[self.task].total
+        self.bars.update(self.task, completed=total, note=note)
+        self.bars.stop_task(self.task)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self.bars.stop()
+
+
+def for_terminal(*, quiet: bool) -> Progress:
+    """Bars on a terminal, lines elsewhere, nothing when *quiet*."""
+    if quiet:
+        return Silent()
+    return Bars() if sys.stderr.isatty() else Lines()

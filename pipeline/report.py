@@ -1,0 +1,164 @@
+"""summary.json and report.html: what a run did and how far to trust it. Reads the run's folder, writes those two files.
+
+The page is one self-contained file without scripts. Everything that came from models, people or files is escaped
+by the template engine.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from pipeline.runner import ORDER
+from pipeline.workbench import Workbench
+
+TEMPLATES = Path(__file__).parent / "templates"
+EXAMPLES = 12
+FAILURES_NOTED = 0.01
+"""Share of failed judgments from which a judge is warned about."""
+
+
+def summary(bench: Workbench) -> dict[str, Any]:
+    """The run in figures, from the manifest and the artefacts; keys that a run did not reach are null.
+
+    Keys: ``name``, ``rows`` (stage -> in, out), ``dropped`` (stage -> reason -> n), ``judges``, ``certificate``,
+    ``calls``, ``cost_usd``, ``possibly_paid``, ``seconds``, ``incomplete``, ``warnings``, and the evaluation's
+    ``win_rate``, ``win_rate_low``, ``win_rate_high``, ``n``, ``panel_win_rate``, ``verifier``,
+    ``reward_accuracy``, ``kl``.
+    """
+    run = bench.folder
+    stages = (run.read_json("manifest.json") or {"stages": {}})["stages"]
+    done = {name: stages[name] for name in ORDER if name in stages}
+    dropped = (
+        run.read("dropped")
+        .group_by("stage", "reason")
+        .len()
+        .sort("stage", "len", "reason", descending=[False, True, False])
+    )
+    reasons: dict[str, dict[str, int]] = {}
+    for stage, reason, count in dropped.iter_rows():
+        reasons.setdefault(stage, {})[reason] = count
+    calls = run.read("calls")
+    panel = run.read_json("panel.json")
+    certificate = run.read_json("certificate.json")
+    evaluation = run.read_json("evaluation.json") or {}
+    ledger = run.path / "ledger.sqlite"
+    made: dict[str, Any] = {
+        "name": bench.config.name,
+        "rows": {name: {"in": row["rows_in"], "out": row["rows_out"]} for name, row in done.items()},
+        "dropped": reasons,
+        "panel": None if panel is None else {key: panel[key] for key in ("method", "validated", "decide_by", "labels")},
+        "judges": {} if panel is None else panel["judges"],
+        "certificate": certificate,
+        "calls": calls.height,
+        "cost_usd": round(float(calls["cost_usd"].sum()), 6),
+        "possibly_paid": len(bench.ledger.possibly_paid()) if ledger.is_file() else 0,
+        "seconds": round(sum(row["seconds"] for row in done.values()), 1),
+        "stage_seconds": {name: row["seconds"] for name, row in done.items()},
+        "incomplete": {name: row["incomplete"] for name, row in done.items() if row["incomplete"]},
+        "simulated_people": bench.config.labels.simulated is not None,
+    }
+    keys = (
+        "win_rate",
+        "win_rate_low",
+        "win_rate_high",
+        "n",
+        "decided_by",
+        "panel_win_rate",
+        "verifier",
+        "reward_accuracy",
+        "kl",
+    )
+    made |= {key: evaluation.get(key) for key in keys}
+    return {**made, "warnings": warnings(made)}
+
+
+def warnings(made: Mapping[str, Any]) -> list[str]:
+    """What a reader must not overlook, in words."""
+    found: list[str] = []
+    for stage, shards in made["incomplete"].items():
+        found.append(f"{stage}: some calls got no answer in {len(shards)} shard(s); run the same command again")
+    if made["possibly_paid"]:
+        found.append(f"{made['possibly_paid']} call(s) were in flight when a run died; they may have been paid")
+    for name, judge in made["judges"].items():
+        if judge["reason"]:
+            found.append(f"judge {name} is not in the panel: {judge['reason']}")
+        if judge["failures"] > FAILURES_NOTED * judge["judgments"]:
+            found.append(f"judge {name} failed on {judge['failures']} of {judge['judgments']} judgments")
+        rate = judge["first_slot_rate"]
+        if rate is not None and abs(rate - 1 / 2) > 0.1:  # noqa: PLR2004  ten points of position bias
+            found.append(f"judge {name} prefers the first slot {rate:.0%} of the time")
+    certificate = made["certificate"]
+    if certificate is not None and not certificate["certified"]:
+        found.append(f"NOT CERTIFIED: {certificate['reason']}")
+    if made["simulated_people"]:
+        found.append("the people of this run are simulated: its agreement and win rate show that the machinery works")
+    return found
+
+
+def lines(made: Mapping[str, Any], folder: Path) -> list[str]:
+    """The summary as plain text for a terminal."""
+    out = [f"run {made['name']}"]
+    for stage, row in made["rows"].items():
+        went = ", ".join(f"{count} {name}" for name, count in row["in"].items()) or "-"
+        came = ", ".join(f"{count} {name}" for name, count in row["out"].items()) or "-"
+        out.append(f"  {stage:<10} {went} -> {came}")
+        out += [f"  {'':<10}   dropped {count}: {reason}" for reason, count in made["dropped"].get(stage, {}).items()]
+    out += [f"  {'import':<10}   dropped {n}: {reason}" for reason, n in made["dropped"].get("import", {}).items()]
+    out.append(f"calls: {made['calls']}, US$ {made['cost_usd']:.4f}, {made['seconds']:.0f} s")
+    people = "simulated people" if made["simulated_people"] else "people"
+    for name, judge in made["judges"].items():
+        share = (
+            f"{judge['agreement']:.1%} [{judge['low']:.1%}, {judge['high']:.1%}] of {judge['n']}"
+            if judge["n"]
+            else "no labels"
+        )
+        place = f"weight {judge['weight']:.2f}" if judge["in_panel"] else f"left the panel: {judge['reason']}"
+        out.append(f"judge {name}: agrees with {people} on {share}; {place}")
+    if made["certificate"] is not None:
+        state = "certified" if made["certificate"]["certified"] else "NOT CERTIFIED"
+        out.append(f"gate: {state}: {made['certificate']['reason']}")
+    if made["win_rate"] is not None:
+        interval = f"[{made['win_rate_low']:.1%}, {made['win_rate_high']:.1%}]"
+        out.append(
+            f"win rate of trained over untrained, by {made['decided_by']}: {made['win_rate']:.1%} {interval}, "
+            f"n = {made['n']}"
+        )
+    out += [f"warning: {warning}" for warning in made["warnings"]]
+    out.append(f"report: {folder / 'report.html'}")
+    return out
+
+
+def write(bench: Workbench) -> dict[str, Any]:
+    """Write summary.json and report.html; returns the summary."""
+    from jinja2 import Environment, FileSystemLoader
+
+    made = summary(bench)
+    bench.folder.write_json("summary.json", made)
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page = environment.get_template("report.html").render(
+        made=made, examples=_examples(bench), duels=_duels(bench), manifest=bench.folder.read_json("manifest.json")
+    )
+    bench.folder.write_text("report.html", page)
+    return made
+
+
+def _examples(bench: Workbench) -> list[dict[str, Any]]:
+    """The kept pairs with the largest and the smallest margins, with their texts."""
+    run = bench.folder
+    kept = run.read("kept").sort("margin", "pair_id", descending=[True, False])
+    if kept.is_empty():
+        return []
+    shown = kept if kept.height <= EXAMPLES else pl.concat([kept.head(EXAMPLES // 2), kept.tail(EXAMPLES // 2)])
+    texts = run.read("samples").select("sample_id", "completion", "temperature", "prompt_id")
+    joined = (
+        shown.join(texts.rename({"sample_id": "chosen_id", "completion": "chosen"}), on="chosen_id")
+        .join(texts.select(rejected_id="sample_id", rejected="completion"), on="rejected_id")
+        .join(run.read("prompts").select("prompt_id", "messages"), on="prompt_id")
+    )
+    return list(joined.sort("margin", descending=True).iter_rows(named=True))
+
+
+def _duels(bench: Workbench) -> list[dict[str, Any]]:
+    return list(bench.folder.read("duels").head(EXAMPLES).iter_rows(named=True))

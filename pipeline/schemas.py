@@ -1,0 +1,185 @@
+"""Every frame of a run, declared once. Pure: this is the data the rest of the code moves.
+
+Each frame is a Polars frame under a dataframely schema; on disk it is ``<frame>/part-*.parquet``. Frames
+are fully validated where data comes in from outside and shard by shard afterwards.
+"""
+
+import dataframely as dy
+import polars as pl
+
+ID = r"^[0-9a-f]{32}$"
+
+
+class Prompts(dy.Schema):
+    """What the student is asked."""
+
+    prompt_id = dy.String(primary_key=True, regex=ID, description="Hash of messages and reference.")
+    messages = dy.List(
+        dy.Struct({"role": dy.String(), "content": dy.String()}),
+        min_length=1,
+        description="The conversation up to the answer: [{role, content}], last role user.",
+    )
+    reference = dy.String(nullable=True, description="A known answer or a verifier's payload.")
+    source = dy.String(description="File or importer the prompt came from.")
+    tags = dy.List(dy.String(), description="Free labels: category, subset.")
+
+
+class Samples(dy.Schema):
+    """One answer each."""
+
+    sample_id = dy.String(
+        primary_key=True, regex=ID, description="Hash of prompt, model, temperature, seed and completion."
+    )
+    prompt_id = dy.String(regex=ID, description="The prompt answered.")
+    model = dy.String(description="Model that wrote it; `imported` where unknown.")
+    temperature = dy.Float64(nullable=True, min=0.0, description="Sampling temperature; null when imported.")
+    sample_index = dy.Int64(min=0, description="0-based, within prompt, model and temperature.")
+    seed = dy.Int64(nullable=True, description="Seed of this answer; null when imported.")
+    completion = dy.String(min_length=1, description="The answer's text, untrusted.")
+    finish_reason = dy.String(nullable=True, description="`stop`, `length`, or the endpoint's own word.")
+    completion_tokens = dy.Int64(nullable=True, min=0, description="Tokens in the answer.")
+    logprob = dy.Float64(nullable=True, max=1e-6, description="Sum over tokens, nats.")
+    external_id = dy.String(nullable=True, description="Id in the imported file.")
+
+
+class Pairs(dy.Schema):
+    """Two different answers to one prompt, in canonical order."""
+
+    pair_id = dy.String(primary_key=True, regex=ID, description="Hash of the two sample ids.")
+    prompt_id = dy.String(regex=ID, description="The prompt both answer.")
+    sample_a = dy.String(regex=ID, description="The smaller sample id.")
+    sample_b = dy.String(regex=ID, description="The larger sample id.")
+    external_id = dy.String(nullable=True, description="Id in the imported file.")
+    external_flipped = dy.Bool(description="The imported file's response_a is our sample_b.")
+
+    @dy.rule()
+    def canonical(cls) -> pl.Expr:
+        """The two samples stand in order."""
+        return pl.col("sample_a") < pl.col("sample_b")
+
+
+class Calls(dy.Schema):
+    """Every model call; the only place where cost is summed."""
+
+    call_key = dy.String(primary_key=True, description="The ledger's key, or a hash for a local model.")
+    judge = dy.String(description="Judge, or `generate:<model>`.")
+    status = dy.Enum(["answered", "unanswered"], description="Unanswered: no reply came; retried next run.")
+    prompt_tokens = dy.Int64(nullable=True, min=0, description="Tokens read.")
+    cached_tokens = dy.Int64(nullable=True, min=0, description="Of those, from the prefix cache.")
+    completion_tokens = dy.Int64(nullable=True, min=0, description="Tokens written.")
+    cost_usd = dy.Float64(min=0.0, description="US$, by the configured price; 0 for local models.")
+    latency_s = dy.Float64(nullable=True, min=0.0, description="Seconds of the answered attempt.")
+
+
+class Ratings(dy.Schema):
+    """Scores of single answers, by judges that look at one answer at a time."""
+
+    sample_id = dy.String(primary_key=True, regex=ID, description="The answer scored.")
+    judge = dy.String(primary_key=True, description="The judge.")
+    aspect = dy.String(primary_key=True, description="What was scored; `overall` if only one.")
+    score = dy.Float64(description="Higher is better; the judge's own unit.")
+    call_keys = dy.List(dy.String(), description="Calls behind the score.")
+
+
+class Judgments(dy.Schema):
+    """One judge's opinion of one pair in one order."""
+
+    pair_id = dy.String(primary_key=True, regex=ID, description="The pair.")
+    judge = dy.String(primary_key=True, description="Model and rubric.")
+    order = dy.Enum(["ab", "ba"], primary_key=True, description="What the judge saw first.")
+    preference = dy.Float64(
+        nullable=True, min=0.0, max=1.0, description="P(a preferred), un-swapped; null when it failed."
+    )
+    rationale = dy.String(nullable=True, description="The judge's words, untrusted.")
+    error = dy.String(nullable=True, description="Why there is no preference.")
+    call_keys = dy.List(dy.String(), description="Calls behind the opinion.")
+
+    @dy.rule()
+    def preference_or_error(cls) -> pl.Expr:
+        """A failure is not a tie: there is a preference or an error, never both, never neither."""
+        return pl.col("preference").is_null() == pl.col("error").is_not_null()
+
+
+class Labels(dy.Schema):
+    """One person's opinion of one pair."""
+
+    pair_id = dy.String(primary_key=True, regex=ID, description="The pair.")
+    annotator = dy.String(primary_key=True, description="The person; simulated ones say so.")
+    label = dy.Enum(["a", "b", "tie"], description="The answer preferred, in canonical order.")
+    queue = dy.Enum(["audit", "active", "gold"], description="Only `audit` labels certify.")
+    inclusion_prob = dy.Float64(
+        min_exclusive=0.0, max=1.0, description="Probability with which the pair was drawn for labelling."
+    )
+    seconds = dy.Float64(nullable=True, min=0.0, description="Time the person took.")
+    labelled_at = dy.String(nullable=True, description="ISO 8601, UTC.")
+
+
+class Verdicts(dy.Schema):
+    """The panel's calibrated preference for a pair."""
+
+    pair_id = dy.String(primary_key=True, regex=ID, description="The pair.")
+    p_a = dy.Float64(min=0.0, max=1.0, description="P(a person prefers a), people as they are.")
+    p_a_lc = dy.Float64(min=0.0, max=1.0, description="The same with the length difference held at zero.")
+    margin = dy.Float64(min=0.0, max=1.0, description="abs(2p - 1) of the one that `decide_by` names.")
+    judges = dy.List(dy.String(), description="Judges whose votes count.")
+    calls = dy.Int64(min=0, description="Judgments behind it, failed ones included.")
+    agreement = dy.Float64(
+        nullable=True, min=0.0, max=1.0, description="Share of the deciding judges on the verdict's side."
+    )
+
+
+class Kept(Verdicts):
+    """Pairs that go into the dataset; text is joined at export only."""
+
+    chosen_id = dy.String(regex=ID, description="The preferred sample, by the verdict.")
+    rejected_id = dy.String(regex=ID, description="The other one.")
+
+    @dy.rule()
+    def two_answers(cls) -> pl.Expr:
+        """Chosen and rejected differ."""
+        return pl.col("chosen_id") != pl.col("rejected_id")
+
+
+class Dropped(dy.Schema):
+    """What a stage did not pass on: exactly one reason a row, so that the funnel adds up."""
+
+    stage = dy.String(primary_key=True, description="The stage that dropped it.")
+    id = dy.String(primary_key=True, description="Prompt, sample or pair id; for input rows file and line.")
+    reason = dy.String(min_length=1, description="One of the stage's documented reasons.")
+
+
+class Duels(dy.Schema):
+    """The trained model against the untrained one on held-out prompts."""
+
+    prompt_id = dy.String(primary_key=True, regex=ID, description="A held-out prompt.")
+    question = dy.String(description="Its conversation as one text.")
+    baseline = dy.String(description="The untrained model's answer.")
+    trained = dy.String(description="The trained model's answer.")
+    people = dy.Float64(nullable=True, min=0.0, max=1.0, description="People's share for trained, ties half.")
+    panel = dy.Float64(nullable=True, min=0.0, max=1.0, description="The panel's P(trained preferred).")
+
+
+FRAMES: dict[str, type[dy.Schema]] = {
+    "prompts": Prompts,
+    "samples": Samples,
+    "pairs": Pairs,
+    "calls": Calls,
+    "ratings": Ratings,
+    "judgments": Judgments,
+    "labels": Labels,
+    "verdicts": Verdicts,
+    "kept": Kept,
+    "dropped": Dropped,
+    "duels": Duels,
+}
+
+
+def frame(name: str, rows: list[dict[str, object]] | pl.DataFrame) -> pl.DataFrame:
+    """*rows* as the frame *name*, columns in the schema's order, sorted by primary key; not yet validated."""
+    schema = FRAMES[name]
+    types = {column: spec.dtype for column, spec in schema.columns().items()}
+    if isinstance(rows, pl.DataFrame):
+        made = rows.select(pl.col(column).cast(dtype) for column, dtype in types.items())
+    else:
+        made = pl.DataFrame(rows, schema=types)
+    return made.sort(schema.primary_key())

@@ -1,0 +1,173 @@
+"""aggregate: judgments and `fit` labels -> verdicts, and panel.json (weights, who left the panel and why). Pure.
+
+Drop reasons: ``no_judgment`` (no judge of the panel gave a verdict on the pair).
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from pipeline import discovery, schemas
+from pipeline.aggregation.base import Aggregation, Fitted, Votes, votes_of
+from pipeline.agreement import first_slot_rate, panel_agreement
+from pipeline.config import Config
+from pipeline.errors import StageError
+from pipeline.frames import people
+from pipeline.runner import Result, Shard, Stage
+from pipeline.splits import split_labels
+from pipeline.stages.load import dropped_frame
+from pipeline.workbench import Workbench
+
+
+def floor(votes: Votes, fit: Mapping[str, float], prompt_of: dict[str, str], level: float, seed: int) -> dict[str, str]:
+    """Judges that leave the panel -> why. Looks at `fit` labels only; the best judge always stays."""
+    found = panel_agreement(votes, dict(fit), prompt_of, seed)
+    rates = {judge: one.rate for judge, one in found.items() if one.rate is not None}
+    if not rates:
+        return {}
+    best = max(sorted(rates), key=lambda judge: rates[judge])
+    return {
+        judge: f"agrees with people on {rate:.1%} of {found[judge].n} fit pairs, below judge_floor {level:.1%}"
+        for judge, rate in rates.items()
+        if rate < level and judge != best
+    }
+
+
+def verdicts(votes: Votes, fitted: Fitted, asked: Mapping[str, int], decide_by: str) -> tuple[pl.DataFrame, list[str]]:
+    """The frame ``verdicts`` for pairs with at least one vote, and the ids of those with none.
+
+    Args:
+        votes: the panel's votes.
+        fitted: probabilities in the order of the votes.
+        asked: pair_id -> judgments made, failed ones included.
+        decide_by: ``p_a`` or ``p_a_lc``: whose margin and side count.
+    """
+    p = fitted.p_a if decide_by == "p_a" else fitted.p_a_lc
+    present = ~np.isnan(votes.votes)
+    sided = np.sign(np.nan_to_num(votes.votes)) == np.sign(p - 1 / 2)[:, None]
+    agree = np.divide(
+        (sided & present).sum(axis=1), present.sum(axis=1), out=np.zeros(len(p)), where=present.any(axis=1)
+    )
+    rows: list[dict[str, object]] = [
+        {
+            "pair_id": key,
+            "p_a": float(fitted.p_a[at]),
+            "p_a_lc": float(fitted.p_a_lc[at]),
+            # Rounded, so that a pair and its mirror image have one margin and no threshold falls between them.
+            "margin": round(float(abs(2 * p[at] - 1)), 12),
+            "judges": [judge for judge, voted in zip(votes.judges, present[at], strict=True) if voted],
+            "calls": asked.get(key, 0),
+            "agreement": float(agree[at]),
+        }
+        for at, key in enumerate(votes.pair_ids)
+        if present[at].any()
+    ]
+    silent = [key for at, key in enumerate(votes.pair_ids) if not present[at].any()]
+    return schemas.frame("verdicts", rows), silent
+
+
+def aggregate(
+    frames: Mapping[str, pl.DataFrame], config: Config, method: Aggregation, fallback: Aggregation
+) -> tuple[pl.DataFrame, list[str], dict[str, Any]]:
+    """(verdicts, pairs without a verdict, panel.json) from pairs, samples, judgments and labels.
+
+    Raises:
+        StageError: no judge gave a single readable verdict.
+    """
+    pairs, judgments, labels = frames["pairs"], frames["judgments"], frames["labels"]
+    everyone = votes_of(judgments, pairs, frames["samples"])
+    if not everyone.judges:
+        raise StageError(_nothing_readable(judgments))
+    fit, certify = split_labels(labels, pairs, config.seed, config.labels.fit_fraction)
+    fit_human = dict(people(fit).select("pair_id", "human").iter_rows())
+    prompt_of = dict(pairs.select("pair_id", "prompt_id").iter_rows())
+    left = floor(everyone, fit_human, prompt_of, config.labels.judge_floor, config.seed)
+    votes = everyone.of([judge for judge in everyone.judges if judge not in left])
+    judged = {key: human for key, human in fit_human.items() if key in set(votes.pair_ids)}
+    chosen = fallback if method.needs_labels and not judged else method
+    fitted = chosen.fit_predict(votes, judged)
+    asked = dict(judgments.group_by("pair_id").len().iter_rows())
+    made, silent = verdicts(votes, fitted, asked, config.aggregate.decide_by)
+    panel = {
+        "method": config.aggregate.fallback if chosen is not method else config.aggregate.method,
+        "validated": chosen.needs_labels,
+        "decide_by": config.aggregate.decide_by,
+        "weights": fitted.weights,
+        "parameters": fitted.parameters,
+        "labels": {
+            "fit_pairs": len(judged),
+            "certify_pairs": certify["pair_id"].n_unique(),
+            "annotators": labels["annotator"].n_unique(),
+            "simulated": config.labels.simulated is not None,
+        },
+        "judges": _judges(judgments, everyone, people(labels), prompt_of, fitted, left, config.seed),
+    }
+    return made, silent, panel
+
+
+def _judges(
+    judgments: pl.DataFrame,
+    votes: Votes,
+    told: pl.DataFrame,
+    prompt_of: dict[str, str],
+    fitted: Fitted,
+    left: Mapping[str, str],
+    seed: int,
+) -> dict[str, Any]:
+    human = dict(told.select("pair_id", "human").iter_rows())
+    agreements = panel_agreement(votes, human, prompt_of, seed)
+    slots = first_slot_rate(judgments)
+    counts = judgments.group_by("judge").agg(pl.len().alias("all"), pl.col("error").is_not_null().sum().alias("failed"))
+    table: dict[str, Any] = {}
+    for judge, total, failed in counts.sort("judge").iter_rows():
+        found = asdict(agreements[judge]) if judge in agreements else {"rate": None, "low": None, "high": None, "n": 0}
+        reason = left.get(judge) or (None if judge in votes.judges else f"all {failed} judgments failed")
+        table[judge] = {
+            "agreement": found.pop("rate"),
+            **found,
+            "weight": fitted.weights.get(judge, 0.0),
+            "in_panel": judge in fitted.weights,
+            "reason": reason,
+            "swap_consistency": votes.consistency.get(judge),
+            "first_slot_rate": slots.get(judge),
+            "judgments": total,
+            "failures": failed,
+        }
+    return table
+
+
+def _nothing_readable(judgments: pl.DataFrame) -> str:
+    if judgments.is_empty():
+        return "there are no judgments; add judges to the config or run `jurybox import judgments FILE`"
+    failed = judgments.group_by("judge", "error").len().sort("len", descending=True)
+    worst = "; ".join(f"{judge}: {count} x {error}" for judge, error, count in failed.head(5).iter_rows())
+    return f"none of {judgments.height} judgments has a readable verdict ({worst}); mend the judges, then run again"
+
+
+def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
+    def find(kind: str) -> Aggregation:
+        return discovery.find("pipeline.aggregation", kind, "{Kind}Aggregation", bench.base)()
+
+    made, silent, panel = aggregate(
+        shard.frames, config, find(config.aggregate.method), find(config.aggregate.fallback)
+    )
+    bench.folder.write_json("panel.json", panel)
+    reasons = dict.fromkeys(silent, "no_judgment")
+    return Result({"verdicts": made, "dropped": dropped_frame("aggregate", reasons)})
+
+
+STAGE = Stage(
+    name="aggregate",
+    inputs=("pairs", "samples", "judgments", "labels"),
+    outputs=("verdicts",),
+    artefacts_out=("panel.json",),
+    run=_run,
+    reads=lambda config: [
+        config.aggregate.model_dump(mode="json"),
+        config.labels.model_dump(mode="json", include={"fit_fraction", "judge_floor", "simulated"}),
+        config.seed,
+    ],
+)

@@ -1,0 +1,209 @@
+"""export: kept pairs -> dataset/<format>/{train,test}.* and its card. Writes the folder ``dataset``.
+
+Text meets verdict here and nowhere before: chosen and rejected are joined by id, as the verdict named them.
+Every kept pair lands in exactly one split, so kept = train + test; one that cannot be joined stops the stage.
+"""
+
+from pathlib import Path
+
+import polars as pl
+
+from pipeline import card, discovery, ids
+from pipeline.config import Config
+from pipeline.errors import ConfigError, StageError
+from pipeline.runner import ORDER, Frames, Result, Shard, Stage, installed_versions
+from pipeline.store import file_digest
+from pipeline.workbench import Workbench
+
+COLUMNS = (
+    "pair_id",
+    "prompt_id",
+    "messages",
+    "chosen",
+    "rejected",
+    "margin",
+    "p_chosen",
+    "judges",
+    "agreement",
+    "chosen_model",
+    "rejected_model",
+    "chosen_temperature",
+    "rejected_temperature",
+    "split",
+)
+SPLITS = ("train", "test")
+SHOWN = 3
+
+
+def dataset_rows(
+    kept: pl.DataFrame,
+    pairs: pl.DataFrame,
+    samples: pl.DataFrame,
+    prompts: pl.DataFrame,
+    *,
+    seed: int,
+    test_fraction: float,
+) -> pl.DataFrame:
+    """The dataset: one row per kept pair, sorted by ``pair_id``; the row order of the inputs changes nothing.
+
+    Args:
+        kept: the frame ``kept``; ``chosen_id`` and ``rejected_id`` decide the sides.
+        pairs: the frame ``pairs``.
+        samples: the frame ``samples``.
+        prompts: the frame ``prompts``.
+        seed: of the split.
+        test_fraction: share of prompts in the split `test`; a prompt's coin depends on its id and *seed*.
+
+    Returns:
+        :data:`COLUMNS`. ``chosen`` and ``rejected`` are text, ``p_chosen`` is the probability that people, as
+        they are, prefer the chosen answer (below one half only where ``decide_by`` holds length at zero),
+        ``margin`` that of the probability that decided.
+
+    Raises:
+        StageError: a kept pair does not fit the other frames (missing pair, answer or prompt; answers of
+            another pair; two answers with the same words).
+    """
+    answers = samples.select(
+        "sample_id",
+        pl.col("prompt_id").alias("answered"),
+        pl.col("completion").alias("text"),
+        "model",
+        "temperature",
+    )
+    joined = kept.join(pairs.select("pair_id", "prompt_id", "sample_a", "sample_b"), on="pair_id", how="left")
+    for side in ("chosen", "rejected"):
+        named = answers.rename({name: f"{side}_{name}" for name in answers.columns if name != "sample_id"})
+        joined = joined.join(named, left_on=f"{side}_id", right_on="sample_id", how="left")
+    joined = joined.join(prompts.select("prompt_id", "messages"), on="prompt_id", how="left")
+    _check(joined)
+    coins = [ids.uniform_from(seed, "split", prompt) for prompt in joined["prompt_id"]]
+    in_test = pl.Series(coins, dtype=pl.Float64) < test_fraction
+    chose_a = pl.col("chosen_id") == pl.col("sample_a")
+    return (
+        joined.with_columns(
+            pl.when(chose_a).then("p_a").otherwise(1 - pl.col("p_a")).alias("p_chosen"),
+            pl.col("chosen_text").alias("chosen"),
+            pl.col("rejected_text").alias("rejected"),
+            pl.when(in_test).then(pl.lit("test")).otherwise(pl.lit("train")).alias("split"),
+        )
+        .select(COLUMNS)
+        .sort("pair_id")
+    )
+
+
+def _check(joined: pl.DataFrame) -> None:
+    ends = (pl.col("sample_a"), pl.col("sample_b"))
+    faults = {
+        "is not in pairs/": pl.col("prompt_id").is_null(),
+        "has an answer that is not in samples/": pl.any_horizontal(pl.col("chosen_text", "rejected_text").is_null()),
+        "has a prompt that is not in prompts/": pl.col("messages").is_null(),
+        "has chosen and rejected answers that are not the pair's own two": ~(
+            pl.col("chosen_id").is_in(pl.concat_list(ends)) & pl.col("rejected_id").is_in(pl.concat_list(ends))
+        )
+        | (pl.col("chosen_id") == pl.col("rejected_id")),
+        "has answers to another prompt": pl.any_horizontal(
+            pl.col("chosen_answered", "rejected_answered") != pl.col("prompt_id")
+        ),
+        "has the same words as chosen and as rejected": pl.col("chosen_text") == pl.col("rejected_text"),
+    }
+    for fault, wrong in faults.items():
+        found = joined.filter(wrong)["pair_id"].sort().to_list()
+        if found:
+            named = ", ".join(found[:SHOWN]) + (", ..." if len(found) > SHOWN else "")
+            raise StageError(
+                f"{len(found)} of {joined.height} kept pairs cannot be exported: each {fault} ({named}); a "
+                "kept pair needs its prompt and its own two different answers, so run the stages from "
+                "`generate` on again (or import the data again)"
+            )
+
+
+def write_format(rows: pl.DataFrame, folder: Path, kind: str, seed: int, base: Path) -> card.Written:
+    """Write both splits of *rows* in the format *kind* under *folder*.
+
+    Raises:
+        ConfigError: there is no such kind.
+        StageError: a user's own exporter did not write the file that it named.
+    """
+    export = discovery.find("pipeline.exports", kind, "export", base)
+    name = folder_name(kind)
+    (folder / name).mkdir()
+    files: dict[str, str] = {}
+    for split in SPLITS:
+        written = export(rows.filter(pl.col("split") == split), folder / name / split, seed)
+        if not isinstance(written, Path) or not written.is_file() or written.parent != folder / name:
+            raise StageError(
+                f"the exporter {kind!r} returned {written!r} for the split {split!r}; it must write one file "
+                "beside the path it is given and return that file"
+            )
+        files[split] = written.relative_to(folder).as_posix()
+    return card.Written(name, files)
+
+
+def folder_name(kind: str) -> str:
+    """Folder of a format under ``dataset/``: the kind, or the name in a user's own ``./file.py:name``."""
+    return kind.rpartition(":")[2]
+
+
+def _shards(frames: Frames, config: Config, bench: Workbench) -> list[Shard]:
+    """One shard, which also reads what the stages before dropped and the code of a user's own formats."""
+    names = [folder_name(kind) for kind in config.export]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(
+            f"export names {', '.join(twice)} more than once; each format has its own folder, so name it "
+            "once or give your own exporter another name"
+        )
+    for kind in config.export:
+        discovery.find("pipeline.exports", kind, "export", bench.base)
+    own = {kind: file_digest(bench.base / kind.rpartition(":")[0]) for kind in config.export if ":" in kind}
+    later = ORDER[ORDER.index("export") :]
+    dropped = bench.folder.read("dropped").filter(~pl.col("stage").is_in(later))
+    return [Shard("all", {**frames, "dropped": dropped}, own)]
+
+
+def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
+    frames = shard.frames
+    if frames["kept"].is_empty():
+        raise StageError(
+            "nothing was kept, so there is no dataset to write; the reasons are in dropped/ and in "
+            "`jurybox report CONFIG` (a lower select.min_margin or gate.target_agreement keeps more)"
+        )
+    rows = dataset_rows(
+        frames["kept"],
+        frames["pairs"],
+        frames["samples"],
+        frames["prompts"],
+        seed=config.seed,
+        test_fraction=config.test_fraction,
+    )
+    used = frames["prompts"].join(rows.select("prompt_id").unique(), on="prompt_id", how="semi")
+    made = card.Provenance(
+        name=config.name,
+        licence=config.licence,
+        rows=rows,
+        samples=frames["samples"],
+        sources=used["source"].unique().sort().to_list(),
+        dropped=frames["dropped"],
+        panel=bench.folder.read_json("panel.json"),
+        certificate=bench.folder.read_json("certificate.json"),
+        versions=installed_versions(),
+    )
+
+    def build(folder: Path) -> None:
+        formats = [write_format(rows, folder, kind, config.seed, bench.base) for kind in config.export]
+        (folder / "README.md").write_text(card.dataset_card(made, formats), encoding="utf-8")
+
+    bench.folder.replace_folder("dataset", build)
+    return Result({})
+
+
+STAGE = Stage(
+    name="export",
+    inputs=("prompts", "samples", "pairs", "kept"),
+    outputs=(),
+    run=_run,
+    reads=lambda config: [config.export, config.test_fraction, config.seed, config.licence, config.name],
+    shards=_shards,
+    artefacts_in=("certificate.json", "panel.json"),
+    artefacts_out=("dataset",),
+)

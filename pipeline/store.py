@@ -1,0 +1,176 @@
+"""The run's folder: frames as Parquet parts, JSON artefacts. Touches that folder and nothing else.
+
+A file appears whole or not at all (write beside, fsync, rename). Every part carries in its metadata the
+stamp of what it was made from, so the files themselves say what is done: after a crash nothing has to be
+reconstructed. Parts are named ``part-<owner>-<shard>.parquet``; the owner is a stage or ``import``.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import quote
+
+import polars as pl
+
+from pipeline import schemas
+from pipeline.errors import StorageError
+
+JSON = Mapping[str, Any]
+
+
+class RunFolder:
+    """Reads and writes one run's folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self, frame: str) -> pl.DataFrame:
+        """All parts of *frame*, columns as in its schema; empty when there is none.
+
+        Raises:
+            StorageError: a part is unreadable or of another schema.
+        """
+        empty = schemas.frame(frame, [])
+        parts = self.parts(frame)
+        try:
+            loaded = [pl.read_parquet(part).select(empty.columns) for part in parts]
+            rows = pl.concat([empty, *loaded], how="vertical")
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise StorageError(
+                f"{self.path / frame}: a part cannot be read ({error}); delete the folder and run the stage again"
+            ) from error
+
+        # Two generators of one model may write the same words: that is one sample.
+        return rows.unique("sample_id", keep="first", maintain_order=True) if frame == "samples" else rows
+
+    def parts(self, frame: str) -> list[Path]:
+        """Part files of *frame*, sorted by name."""
+        return sorted((self.path / frame).glob("part-*.parquet"))
+
+    def part(self, frame: str, owner: str, shard: str) -> Path:
+        """Where the part of *frame* made by *owner* for *shard* lies."""
+        return self.path / frame / f"part-{owner}-{quote(shard, safe='+')}.parquet"
+
+    def write_part(self, frame: str, owner: str, shard: str, rows: pl.DataFrame, notes: Mapping[str, str]) -> None:
+        """Validate *rows* and write them as one part with *notes* (stamp, seconds) as metadata."""
+        valid = schemas.FRAMES[frame].validate(schemas.frame(frame, rows))
+        metadata = {"jurybox": json.dumps(notes)}
+        with whole(self.part(frame, owner, shard)) as file:
+            valid.write_parquet(file, metadata=metadata)
+
+    def notes(self, frame: str, owner: str, shard: str) -> dict[str, str]:
+        """The notes of a part; empty when it does not exist or is no whole Parquet file."""
+        path = self.part(frame, owner, shard)
+        if not path.is_file():
+            return {}
+        try:
+            return cast("dict[str, str]", json.loads(pl.read_parquet_metadata(path).get("jurybox", "{}")))
+        except (OSError, pl.exceptions.PolarsError):
+            return {}
+
+    def prune(self, frame: str, owner: str, keep: set[str]) -> None:
+        """Remove the parts of *owner* that belong to none of the shards *keep*."""
+        wanted = {self.part(frame, owner, shard) for shard in keep}
+        for path in (self.path / frame).glob(f"part-{owner}-*.parquet"):
+            if path not in wanted:
+                path.unlink()
+
+    def digest(self, name: str) -> str:
+        """SHA-256 over the frame's parts, or over the file or folder *name*; of nothing when it is absent."""
+        path = self.path / name
+        files = self.parts(name) if name in schemas.FRAMES else _files(path)
+        total = hashlib.sha256()
+        for file in files:
+            if name in schemas.FRAMES:
+                total.update(_rows_digest(pl.read_parquet(file)).encode())
+            else:
+                total.update(str(file.relative_to(self.path)).encode() + file_digest(file).encode())
+        return total.hexdigest()
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """The artefact *name*, or None when there is none."""
+        path = self.path / name
+        if not path.is_file():
+            return None
+        try:
+            return cast("dict[str, Any]", json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, json.JSONDecodeError) as error:
+            raise StorageError(f"{path}: cannot be read ({error}); delete it and run its stage again") from error
+
+    def write_json(self, name: str, value: JSON) -> None:
+        """Write the artefact *name*, stable key order."""
+        self.write_text(name, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write the text file *name*, UTF-8."""
+        with whole(self.path / name) as file:
+            file.write_text(text, encoding="utf-8")
+
+    def replace_folder(self, name: str, build: Callable[[Path], None]) -> None:
+        """Let *build* fill a fresh folder, then put it in the place of *name*."""
+        target = self.path / name
+        fresh, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
+        with storage(target):
+            for leftover in (fresh, old):
+                shutil.rmtree(leftover, ignore_errors=True)
+            fresh.mkdir(parents=True)
+            build(fresh)
+            if target.exists():
+                target.rename(old)
+            fresh.rename(target)
+            shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def storage(path: Path) -> Generator[None]:
+    """Turn what the file system refuses into a StorageError that names the file and the remedy."""
+    try:
+        yield
+    except (OSError, pl.exceptions.ComputeError) as error:
+        raise StorageError(
+            f"{path}: cannot be written ({error}); free space or mend permissions, then run the same command again"
+        ) from error
+
+
+@contextmanager
+def whole(target: Path) -> Generator[Path]:
+    """A temporary file beside *target* that takes its place, flushed to disk, when the block ends well."""
+    fresh = target.with_name(f".{target.name}.{os.getpid()}")
+    with storage(target):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            yield fresh
+            with fresh.open("rb+") as file:
+                os.fsync(file.fileno())
+            fresh.replace(target)
+        finally:
+            fresh.unlink(missing_ok=True)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def slice_digest(frames: Mapping[str, pl.DataFrame]) -> str:
+    """SHA-256 over the rows of *frames*, whatever their row order."""
+    total = hashlib.sha256()
+    for name in sorted(frames):
+        total.update(name.encode() + _rows_digest(schemas.frame(name, frames[name])).encode())
+    return total.hexdigest()
+
+
+def _rows_digest(rows: pl.DataFrame) -> str:
+    return hashlib.sha256(rows.write_ndjson().encode()).hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    return [path] if path.is_file() else []

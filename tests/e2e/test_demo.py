@@ -1,0 +1,104 @@
+"""The embedded default, whole: every stage, every row accounted for, the figures of the summary, a run that skips."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from pipeline import schemas
+from pipeline.runner import ORDER
+from pipeline.store import RunFolder
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo") / "run"
+    done = subprocess.run(
+        [sys.executable, "-m", "jurybox", "demo", "--run-dir", str(folder)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "win rate of trained over untrained, by simulated people" in done.stdout
+    return folder
+
+
+@pytest.fixture(scope="module")
+def summary(demo: Path) -> dict:
+    return json.loads((demo / "summary.json").read_text())
+
+
+def test_every_stage_ran_and_every_frame_is_valid(demo: Path, summary: dict) -> None:
+    assert list(summary["rows"]) == list(ORDER)
+    run = RunFolder(demo)
+    for name, schema in schemas.FRAMES.items():
+        schema.validate(run.read(name))
+
+
+def test_every_row_is_accounted_for(demo: Path) -> None:
+    run = RunFolder(demo)
+    dropped = run.read("dropped")
+
+    def gone(stage: str) -> int:
+        return dropped.filter(pl.col("stage") == stage).height
+
+    # 400 prompts x 4 temperatures, one sample each.
+    assert run.read("prompts").height == 400
+    assert run.read("samples").height + gone("generate") == 400 * 4
+    per_prompt = run.read("samples").group_by("prompt_id").len()
+    possible = sum(n * (n - 1) // 2 for n in per_prompt["len"])
+    single = dropped.filter((pl.col("stage") == "pair") & (pl.col("reason") == "single_answer")).height
+    assert run.read("pairs").height + gone("pair") - single == possible
+    assert run.read("verdicts").height + gone("aggregate") == run.read("pairs").height
+    assert run.read("kept").height + gone("select") == run.read("verdicts").height
+    rows = [pl.read_parquet(demo / "dataset" / "trl_dpo" / f"{split}.parquet").height for split in ("train", "test")]
+    assert sum(rows) == run.read("kept").height
+
+
+def test_the_panel_found_the_biased_judge(summary: dict) -> None:
+    assert not summary["judges"]["longer"]["in_panel"]
+    assert "below judge_floor" in summary["judges"]["longer"]["reason"]
+    for name in ("lm", "verifier", "reward"):
+        assert summary["judges"][name]["in_panel"]
+        assert summary["judges"][name]["low"] > 0.5
+
+
+def test_the_figures_are_there_and_the_student_is_better(demo: Path, summary: dict) -> None:
+    assert summary["win_rate_low"] > 0.5
+    assert summary["win_rate_low"] <= summary["win_rate"] <= summary["win_rate_high"]
+    assert summary["n"] == 300
+    assert summary["verifier"]["after"] >= summary["verifier"]["before"]
+    assert 0 <= summary["reward_accuracy"] <= 1
+    assert summary["kl"] > 0
+    assert summary["simulated_people"]
+    assert summary["certificate"]["simulated"]
+    page = (demo / "report.html").read_text()
+    assert "simulated people" in page
+    assert "<script" not in page
+    assert len(page) < 5_000_000
+
+
+def test_a_second_run_skips_everything(demo: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in demo.rglob("part-*.parquet")}
+    done = subprocess.run(
+        [sys.executable, "-m", "jurybox", "demo", "--run-dir", str(demo)], capture_output=True, text=True, check=True
+    )
+    assert done.stderr.count("unchanged, skipped") == len(ORDER)
+    assert {path: path.stat().st_mtime_ns for path in demo.rglob("part-*.parquet")} == before
+
+
+def test_an_edited_key_reruns_exactly_what_reads_it(demo: Path, tmp_path: Path) -> None:
+    configs = Path(__file__).parents[2] / "data"
+    copy = tmp_path / "run"
+    shutil.copytree(demo, copy)
+    shutil.copytree(configs, tmp_path / "data")
+    config = tmp_path / "data" / "configs" / "embedded.yaml"
+    config.write_text(config.read_text().replace("target_agreement: 0.8", "target_agreement: 0.75"))
+    command = [sys.executable, "-m", "jurybox", "run", str(config), "--run-dir", str(copy), "--to", "select"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    skipped = [line.split(":")[0] for line in done.stderr.splitlines() if "unchanged, skipped" in line]
+    assert skipped == ["load", "generate", "pair", "labels", "judge", "aggregate"]

@@ -1,0 +1,225 @@
+"""Pins down the endpoint engine over real HTTP: answers, failures, the end, and what stopping leaves."""
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tenacity import wait_none
+
+from pipeline.config import Price
+from pipeline.engines import endpoint
+from pipeline.engines.base import Answer, Request
+from pipeline.engines.endpoint import call_key, cost_usd, read_answer, request_body, worst_case_usd
+from pipeline.errors import BudgetError, EndpointError
+from tests.endpoints import DROP, Endpoint, Reply, Script, chat
+from tests.worlds import bench
+
+PRICE = {"input": 2.0, "output": 8.0}
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "wait_exponential_jitter", lambda **_: wait_none())
+
+
+def requests(count: int) -> list[Request]:
+    return [Request((("user", f"Q{at}"),), 5) for at in range(count)]
+
+
+def complete(folder: Path, url: str, wanted: list[Request], **config: Any) -> list[Answer]:
+    given = {"attempts": 2, "concurrency": 8, **config.pop("endpoint", {})}
+    settings = {
+        "endpoints": {"e": {"base_url": url, **given}},
+        "generators": [{"model": "m", "endpoint": "e", "price": PRICE}],
+        **config,
+    }
+    with bench(folder, **settings) as run:
+        return run.engine(run.config.generators[0]).complete(wanted, lambda _done: None)
+
+
+def rows(folder: Path) -> list[tuple[Any, ...]]:
+    db = sqlite3.connect(folder / "run/ledger.sqlite")
+    found = db.execute("select status, reserved_usd, lost_claims from calls").fetchall()
+    db.close()
+    return found
+
+
+def charged(folder: Path) -> float:
+    db = sqlite3.connect(folder / "run/ledger.sqlite")
+    (found,) = db.execute("select charged_usd from account").fetchone()
+    db.close()
+    return float(found)
+
+
+def echo(body: dict[str, Any]) -> str:
+    return body["messages"][-1]["content"]
+
+
+def test_answers_come_in_the_order_of_the_requests_and_are_paid_once(tmp_path: Path) -> None:
+    def slow_first(body: dict[str, Any]) -> Reply:
+        return Reply(200, chat(echo(body), usage=(10, 4, 5)), 0.2 if echo(body) == "Q0" else 0.0)
+
+    with Endpoint(slow_first) as server:
+        for _ in range(2):
+            found = complete(tmp_path, server.url, requests(20))
+            assert [one.text for one in found] == [f"Q{at}" for at in range(20)]
+        assert len(server.log) == 20
+        assert 1 < server.most_at_once <= 8
+    # 6 fresh + 4 cached prompt tokens at 2, 5 at 8 US$ per million: 60 millionths each
+    assert found[0].call.cost_usd == pytest.approx(60e-6)
+    assert charged(tmp_path) == pytest.approx(20 * 60e-6)
+
+
+def test_what_is_sent(tmp_path: Path) -> None:
+    wanted = [
+        Request((("system", "S"), ("user", "U")), 7, 0.5, 0.9, 3),
+        Request((("user", "U"),), 1, choices=("A", "B")),
+        Request((("user", "U"),), 9, response_schema={"type": "object"}),
+    ]
+    with Endpoint(lambda _body: Reply(200, chat("x", logprobs={"A": -0.1}))) as server:
+        complete(tmp_path, server.url, wanted)
+        by_size = {body["max_tokens"]: body for body in server.bodies}
+    assert by_size[7] == {
+        "model": "m",
+        "messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "U"}],
+        "max_tokens": 7,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "seed": 3,
+    }
+    assert (by_size[1]["logprobs"], by_size[1]["top_logprobs"]) == (True, 20)
+    assert by_size[9]["response_format"]["json_schema"]["schema"] == {"type": "object"}
+
+
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        (Reply(429, {"error": {"message": "slow"}}), "unanswered: HTTP 429"),
+        (Reply(503, "down"), "unanswered: HTTP 503"),
+        (Reply(408, "late"), "unanswered: HTTP 408"),
+        (Reply(DROP), "unanswered: "),
+        (Reply(200, "<html>"), "unanswered: "),
+        (Reply(200, "[]"), "unanswered: "),
+        (Reply(400, {"error": {"message": "no such thing"}}), "rejected: HTTP 400"),
+        (Reply(200, chat(None, finish_reason="length")), "empty_answer: finish_reason 'length'"),
+        (Reply(200, chat("")), "empty_answer"),
+        (Reply(200, chat(None, refusal="I cannot")), "refused: I cannot"),
+        (Reply(200, {}), "malformed"),
+        (Reply(200, {"choices": []}), "malformed"),
+        (Reply(200, {"choices": [{"message": "x"}]}), "malformed"),
+        (Reply(200, {"choices": [{"message": {"content": "\ud83d"}}]}), "malformed"),
+    ],
+)
+def test_one_bad_reply_is_one_failed_answer(tmp_path: Path, reply: Reply, error: str) -> None:
+    with Endpoint(lambda body: reply if echo(body) == "Q9" else echo(body)) as server:
+        # the others go first: a connection that never worked is another matter
+        complete(tmp_path, server.url, requests(9))
+        found = complete(tmp_path, server.url, requests(12)[10:] + requests(10), endpoint={"concurrency": 1})
+    assert [one.text for one in found[:-1]] == ["Q10", "Q11", *(f"Q{at}" for at in range(9))]
+    assert found[-1].text is None
+    assert str(found[-1].error).startswith(error)
+    assert found[-1].unanswered is error.startswith("unanswered")
+
+
+def test_a_transport_failure_is_tried_again_and_costs_nothing(tmp_path: Path) -> None:
+    with Endpoint(lambda _body: Reply(500, "oops") if len(server.log) < 3 else Reply(200, chat("yes"))) as server:
+        (found,) = complete(tmp_path, server.url, requests(1), endpoint={"attempts": 3})
+        assert found.text == "yes"
+        assert len(server.log) == 3
+    assert rows(tmp_path) == [("answered", 0.0, 0)]
+
+
+def test_retry_after_is_waited_for(tmp_path: Path) -> None:
+    def limited(_body: dict[str, Any]) -> Reply:
+        return Reply(429, "slow", 0, {"Retry-After": "0.4"}) if len(server.log) == 1 else Reply(200, chat("yes"))
+
+    with Endpoint(limited) as server:
+        complete(tmp_path, server.url, requests(1))
+        assert server.log[1].at - server.log[0].at >= 0.4
+
+
+@pytest.mark.parametrize(
+    ("script", "hint"),
+    [
+        (lambda _body: Reply(401, {"error": {"message": "no"}}, 0.02), "refused the key: HTTP 401"),
+        (lambda _body: Reply(403, {"error": {"message": "no"}}), "refused the key: HTTP 403"),
+        (lambda _body: Reply(404, {"error": {"message": "no"}}), "knows no model 'm'"),
+        (lambda _body: Reply(DROP), "cannot be reached after 2 attempts"),
+    ],
+)
+def test_a_failure_that_all_calls_share_ends_the_stage_and_leaves_no_claim(
+    tmp_path: Path, script: Script, hint: str
+) -> None:
+    with Endpoint(script) as server, pytest.raises(EndpointError, match=hint) as found:
+        complete(tmp_path, server.url, requests(200), endpoint={"concurrency": 64})
+    assert "'e'" in str(found.value)
+    left = rows(tmp_path)
+    assert {status for status, _, _ in left} == {"unanswered"}
+    assert {reserved for _, reserved, _ in left} == {0.0}
+    # what was in flight may have been paid and stays charged; what was not sent does not
+    in_flight = sum(lost for _, _, lost in left)
+    assert in_flight <= 64
+    assert charged(tmp_path) <= in_flight * worst_case_usd(request_body("m", requests(200)[-1]), Price(**PRICE)) + 1e-12
+
+
+def test_a_spent_budget_ends_the_stage_and_keeps_what_was_paid(tmp_path: Path) -> None:
+    body = request_body("m", requests(1)[0])
+    worst = worst_case_usd(body, Price(**PRICE))
+    # (bytes of the body + 64 for the template) at 2, 5 tokens at 8 US$ per million
+    assert worst == pytest.approx(((len(json.dumps(body)) + 64) * 2 + 5 * 8) / 1e6)
+    # each costs (200 * 2 + 5 * 8) / 1e6 = .00044: after three, 3.5 worst cases leave no room for a fourth
+    assert 3 * 0.00044 + worst > 3.5 * worst > 2 * 0.00044 + worst
+    with Endpoint(lambda body: Reply(200, chat(echo(body), usage=(200, 0, 5)))) as server:
+        with pytest.raises(BudgetError, match=r"raise budget\.usd and run the same command again"):
+            complete(tmp_path, server.url, requests(9), budget={"usd": 3.5 * worst}, endpoint={"concurrency": 1})
+        paid = len(server.log)
+        assert paid == 3
+        assert charged(tmp_path) <= 3.5 * worst
+        complete(tmp_path, server.url, requests(9), budget={"usd": 99})
+        assert len(server.log) == 9
+
+
+def test_a_missing_key_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("A_KEY", raising=False)
+    with Endpoint(echo, key="secret") as server:
+        with pytest.raises(EndpointError, match=r"takes its key from A_KEY, which is not set; export it"):
+            complete(tmp_path, server.url, requests(1), endpoint={"api_key_env": "A_KEY"})
+        monkeypatch.setenv("A_KEY", "wrong")
+        with pytest.raises(EndpointError, match="set A_KEY to a valid key"):
+            complete(tmp_path, server.url, requests(1), endpoint={"api_key_env": "A_KEY"})
+        monkeypatch.setenv("A_KEY", "secret")
+        assert complete(tmp_path, server.url, requests(1), endpoint={"api_key_env": "A_KEY"})[0].text == "Q0"
+    assert b"secret" not in (tmp_path / "run/ledger.sqlite").read_bytes()
+
+
+def test_equal_requests_are_sent_once(tmp_path: Path) -> None:
+    with Endpoint(lambda _body: Reply(200, chat("yes"), 0.05)) as server:
+        found = complete(tmp_path, server.url, requests(1) * 5)
+        assert [one.text for one in found] == ["yes"] * 5
+        assert len({one.call.call_key for one in found}) == 1
+        assert len(server.log) == 1
+
+
+def test_costs_by_hand() -> None:
+    price = Price(input=1, output=10, cached_input=0.5)
+    # 60 fresh at 1, 40 cached at .5, 7 at 10 US$ per million
+    assert cost_usd(chat("x", usage=(100, 40, 7)), price) == pytest.approx((60 + 20 + 70) / 1e6)
+    assert cost_usd(chat("x"), None) == 0.0
+    assert cost_usd({}, price) == 0.0
+    assert worst_case_usd(request_body("m", requests(1)[0]), None) == 0.0
+
+
+def test_logprobs_are_read_from_the_first_token() -> None:
+    found = read_answer("k", chat("A", logprobs={"A": -0.1, "B": -2.0}), 0.0, 1.0)
+    assert found.choice_logprobs == {"A": -0.1, "B": -2.0}
+    assert found.logprob == pytest.approx(-0.1)
+    assert read_answer("k", chat("A"), 0.0, 1.0).choice_logprobs is None
+
+
+def test_the_key_ignores_the_order_of_the_bodys_fields() -> None:
+    one = request_body("m", requests(1)[0])
+    assert call_key("http://h", dict(reversed(one.items())), requests(1)[0]) == call_key(
+        "http://h", one, requests(1)[0]
+    )

@@ -1,0 +1,108 @@
+"""Pins down the run's folder: files whole or absent, parts that carry what they were made from, digests of content."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from pipeline import schemas
+from pipeline.errors import StorageError
+from pipeline.store import RunFolder, slice_digest, whole
+from tests.worlds import samples
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path / "run")
+
+
+ROWS = samples({"q": ["x", "yy"], "r": ["zzz"]})
+
+
+def test_a_frame_without_parts_is_empty(run: RunFolder) -> None:
+    assert run.read("samples").equals(schemas.frame("samples", []))
+
+
+def test_parts_come_back_with_their_notes(run: RunFolder) -> None:
+    run.write_part("samples", "generate", "0-m", ROWS, {"stamp": "s"})
+    assert run.read("samples").equals(ROWS)
+    assert run.notes("samples", "generate", "0-m") == {"stamp": "s"}
+    assert run.notes("samples", "generate", "1-m") == {}
+
+
+@pytest.mark.parametrize("names", [("a-b", "a_b"), ("a/b", "a:b"), ("a b", "a+b"), ("a%2Fb", "a/b"), ("é", "e")])
+def test_two_shards_never_share_a_file(run: RunFolder, names: tuple[str, str]) -> None:
+    parts = {run.part("samples", "generate", name) for name in names}
+    assert len(parts) == 2
+    assert {part.parent for part in parts} == {run.path / "samples"}
+    for name, row in zip(names, (ROWS.head(1), ROWS.tail(2)), strict=True):
+        run.write_part("samples", "generate", name, row, {})
+    assert run.read("samples").sort("sample_id").equals(ROWS)
+
+
+def test_a_failed_write_leaves_what_was_there(run: RunFolder) -> None:
+    run.write_text("a.txt", "before")
+
+    def half() -> None:
+        with whole(run.path / "a.txt") as file:
+            file.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        half()
+    assert (run.path / "a.txt").read_text() == "before"
+    assert [path.name for path in run.path.iterdir()] == ["a.txt"]
+
+
+def test_a_full_disk_is_a_storage_error_with_a_remedy(run: RunFolder) -> None:
+    with pytest.raises(StorageError, match=r"a\.txt: cannot be written .*free space"), whole(run.path / "a.txt"):
+        raise OSError(28, "No space left on device")
+    assert list(run.path.iterdir()) == []
+
+
+def test_a_replaced_folder_is_old_or_new(run: RunFolder) -> None:
+    run.replace_folder("dataset", lambda folder: (folder / "a").write_text("1") and None)
+    with pytest.raises(RuntimeError):
+        run.replace_folder("dataset", lambda _folder: (_ for _ in ()).throw(RuntimeError()))
+    assert [path.name for path in (run.path / "dataset").iterdir()] == ["a"]
+    run.replace_folder("dataset", lambda folder: (folder / "b").write_text("2") and None)
+    assert [path.name for path in (run.path / "dataset").iterdir()] == ["b"]
+    assert sorted(path.name for path in run.path.iterdir()) == ["dataset"]
+
+
+def test_a_part_that_breaks_its_schema_is_never_written(run: RunFolder) -> None:
+    with pytest.raises(Exception, match="sample_id"):
+        run.write_part("samples", "generate", "all", ROWS.with_columns(pl.lit("short").alias("sample_id")), {})
+    assert run.parts("samples") == []
+
+
+def test_pruning_takes_the_owners_parts_alone(run: RunFolder) -> None:
+    for owner in ("pair", "import"):
+        for shard in ("a", "b"):
+            run.write_part("samples", owner, shard, ROWS, {})
+    run.prune("samples", "pair", {"a"})
+    assert [path.name for path in run.parts("samples")] == [
+        "part-import-a.parquet",
+        "part-import-b.parquet",
+        "part-pair-a.parquet",
+    ]
+
+
+def test_digests_hang_on_rows_and_not_on_their_order() -> None:
+    shuffled = ROWS.sample(fraction=1, shuffle=True, seed=2)
+    assert slice_digest({"samples": ROWS}) == slice_digest({"samples": shuffled})
+    changed = ROWS.with_columns(pl.lit("other").alias("completion"))
+    assert slice_digest({"samples": changed}) != slice_digest({"samples": ROWS})
+
+
+def test_artefacts(run: RunFolder) -> None:
+    assert run.read_json("a.json") is None
+    run.write_json("a.json", {"b": "é", "a": 1})
+    assert (run.path / "a.json").read_text() == '{\n  "a": 1,\n  "b": "é"\n}\n'
+    assert run.read_json("a.json") == {"a": 1, "b": "é"}
+    before = run.digest("a.json")
+    run.write_json("a.json", {"a": 2})
+    assert run.digest("a.json") != before
+    (run.path / "a.json").write_text("{")
+    with pytest.raises(StorageError, match="delete it and run its stage again"):
+        run.read_json("a.json")

@@ -1,0 +1,1 @@
+"""Preference-training methods, one file each."""
