@@ -51,6 +51,24 @@ def _model_beside_config(model: str, info: ValidationInfo) -> str:
     return str(folder.resolve()) if folder is not None and folder.is_dir() else model
 
 
+def _known(package: str) -> AfterValidator:
+    """A name is checked when the config is read, before any stage has cost anything."""
+
+    def check(kind: str, info: ValidationInfo) -> str:
+        try:
+            discovery.check(package, kind, _base(info))
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return kind
+
+    return AfterValidator(check)
+
+
+EngineKind = Annotated[str, _known("pipeline.engines")]
+ImporterKind = Annotated[str, _known("pipeline.importers")]
+PairingKind = Annotated[str, _known("pipeline.pairing")]
+AggregationKind = Annotated[str, _known("pipeline.aggregation")]
+ExportKind = Annotated[str, _known("pipeline.exports")]
 ConfigPath = Annotated[Path, AfterValidator(_beside_config)]
 ModelName = Annotated[str, AfterValidator(_model_beside_config), Field(min_length=1)]
 
@@ -90,7 +108,7 @@ class ModelConfig(Frozen):
     """Model name at the endpoint, a Hub name, or a folder beside the config."""
     endpoint: str | None = None
     """Name of an entry of `endpoints`."""
-    engine: str | None = None
+    engine: EngineKind | None = None
     """`vllm` or `transformers` for a model in this process, or your own `./file.py:Name`."""
     engine_args: dict[str, Any] = Field(default_factory=dict)
     """Passed to the engine as they are, e.g. `{max_model_len: 4096}`."""
@@ -136,7 +154,7 @@ class PromptsConfig(Frozen):
 
     path: ConfigPath
     """The file."""
-    format: str = "jsonl"
+    format: ImporterKind = "jsonl"
     """Importer: `jsonl`, `mt_bench`, or your own `./file.py:Name`."""
     near_duplicates: float | None = Field(default=None, gt=0, le=1)
     """Drop prompts whose word 3-grams have this Jaccard similarity to one that is kept (MinHash)."""
@@ -145,7 +163,7 @@ class PromptsConfig(Frozen):
 class PairingConfig(Frozen):
     """Which answers are compared."""
 
-    strategy: str = "all"
+    strategy: PairingKind = "all"
     """`all`, or your own `./file.py:Name`."""
 
 
@@ -199,9 +217,9 @@ class BudgetConfig(Frozen):
 class AggregateConfig(Frozen):
     """How votes become a preference."""
 
-    method: str = "calibrated"
+    method: AggregationKind = "calibrated"
     """`calibrated` (needs labels), `consistency`, `majority`, or your own `./file.py:Name`."""
-    fallback: str = "consistency"
+    fallback: AggregationKind = "consistency"
     """Method when there are no fit labels; its result is never called validated."""
     decide_by: Literal["p_a", "p_a_lc"] = "p_a"
     """People as they are, or with the length difference held at zero."""
@@ -289,7 +307,7 @@ class Config(Frozen):
     """What must be certified."""
     select: SelectConfig = SelectConfig()
     """Which pairs are kept."""
-    export: tuple[str, ...] = ("trl_dpo",)
+    export: tuple[ExportKind, ...] = ("trl_dpo",)
     """Dataset formats: `trl_dpo`, `jsonl`, `kto`, `openai_dpo`, or your own `./file.py:Name`."""
     test_fraction: float = Field(default=0.1, ge=0, lt=1)
     """Share of prompts in the dataset's test split."""

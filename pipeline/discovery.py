@@ -25,6 +25,19 @@ def kinds(package: str) -> list[str]:
     return sorted(name for name in names if name not in NOT_KINDS)
 
 
+def check(package: str, kind: str, base: Path | None = None) -> None:
+    """Raise ConfigError unless *kind* is a built-in kind of *package* or names a file; nothing of it is imported."""
+    if ":" in kind:
+        path = (base or Path()) / kind.rpartition(":")[0]
+        if not path.is_file():
+            raise ConfigError(f"{kind!r} names the file {path}, which does not exist; write ./file.py:Name")
+    elif kind not in (allowed := kinds(package)):
+        raise ConfigError(
+            f"unknown {package.rsplit('.', maxsplit=1)[-1]} kind {kind!r}; allowed: {', '.join(allowed)}, or "
+            "./file.py:Name for your own"
+        )
+
+
 def find(package: str, kind: str, attribute: str, base: Path | None = None) -> Any:
     """The object *attribute* of kind *kind*; for ``./file.py:Name`` the object ``Name`` of that file.
 
@@ -37,14 +50,9 @@ def find(package: str, kind: str, attribute: str, base: Path | None = None) -> A
     Raises:
         ConfigError: no such kind, file or name.
     """
+    check(package, kind, base)
     if ":" in kind:
         return _from_file(kind, base or Path())
-    allowed = kinds(package)
-    if kind not in allowed:
-        raise ConfigError(
-            f"unknown {package.rsplit('.', maxsplit=1)[-1]} kind {kind!r}; allowed: {', '.join(allowed)}, or "
-            "./file.py:Name for your own"
-        )
     module = importlib.import_module(f"{package}.{kind}")
     return getattr(module, attribute.replace("{Kind}", "".join(part.title() for part in kind.split("_"))))
 
@@ -52,8 +60,6 @@ def find(package: str, kind: str, attribute: str, base: Path | None = None) -> A
 def _from_file(kind: str, base: Path) -> Any:
     file, _, name = kind.rpartition(":")
     path = (base / file).resolve()
-    if not path.is_file():
-        raise ConfigError(f"{kind!r} names the file {path}, which does not exist; write ./file.py:Name")
     module = _executed(path, path.stat().st_mtime_ns)
     if not hasattr(module, name):
         raise ConfigError(f"{path} defines no {name!r}; it defines: {', '.join(sorted(vars(module)))}")

@@ -30,6 +30,7 @@ BEAT_S = 5.0
 DEAD_AFTER_S = 60.0
 T = TypeVar("T")
 
+REAL: Any = sa.Float
 METADATA = sa.MetaData()
 CALLS = sa.Table(
     "calls",
@@ -39,11 +40,11 @@ CALLS = sa.Table(
     sa.Column("owner", sa.String(32), nullable=False),
     sa.Column("request", sa.Text, nullable=False),
     sa.Column("response", sa.Text),
-    sa.Column("reserved_usd", sa.Float, nullable=False),
-    sa.Column("cost_usd", sa.Float, nullable=False, default=0.0),
-    sa.Column("lost_usd", sa.Float, nullable=False, default=0.0),
+    sa.Column("reserved_usd", REAL, nullable=False),
+    sa.Column("cost_usd", REAL, nullable=False, default=0.0),
+    sa.Column("lost_usd", REAL, nullable=False, default=0.0),
     sa.Column("lost_claims", sa.Integer, nullable=False, default=0),
-    sa.Column("latency_s", sa.Float),
+    sa.Column("latency_s", REAL),
     sa.Column("error", sa.Text),
 )
 OWNERS = sa.Table(
@@ -52,13 +53,13 @@ OWNERS = sa.Table(
     sa.Column("owner", sa.String(32), primary_key=True),
     sa.Column("host", sa.String(255), nullable=False),
     sa.Column("pid", sa.Integer, nullable=False),
-    sa.Column("beat", sa.Float, nullable=False),
+    sa.Column("beat", REAL, nullable=False),
 )
 ACCOUNT = sa.Table(
     "account",
     METADATA,
     sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("charged_usd", sa.Float, nullable=False),
+    sa.Column("charged_usd", REAL, nullable=False),
 )
 
 

@@ -108,11 +108,16 @@ class Workbench:
         return self.config.endpoints[name]
 
     def engine(self, options: ModelConfig) -> Engine:
-        """The engine for a model, loaded at first use."""
+        """The engine for a model, loaded at first use; of the models in this process, one is held at a time.
+
+        Shards go judge by judge, so a GPU that holds the larger of two models is large enough.
+        """
         place = {"model", "endpoint", "engine", "engine_args", "price"}
         key = options.model_dump_json(include=place)
         with self._lock:
             if key not in self._engines:
+                if options.endpoint is None:
+                    self.close_engines()
                 kind = "endpoint" if options.engine is None else options.engine
                 made = discovery.find("pipeline.engines", kind, "{Kind}Engine", self.base)
                 self._engines[key] = made(options, self)

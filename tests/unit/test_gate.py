@@ -42,11 +42,19 @@ def told(human: list[float], inclusion: float = 1.0) -> pl.DataFrame:
         {
             "pair_id": [f"{at:032x}" for at in range(len(human))],
             "human": human,
+            "for_a": [float(one == 1) for one in human],
+            "for_b": [float(one == 0) for one in human],
             "annotators": [1] * len(human),
             "audit": [True] * len(human),
             "inclusion_prob": [inclusion] * len(human),
         },
-        schema_overrides={"human": pl.Float64, "pair_id": pl.String, "inclusion_prob": pl.Float64},
+        schema_overrides={
+            "human": pl.Float64,
+            "pair_id": pl.String,
+            "inclusion_prob": pl.Float64,
+            "for_a": pl.Float64,
+            "for_b": pl.Float64,
+        },
     )
 
 
@@ -286,6 +294,7 @@ def test_people_are_a_mean_over_annotators() -> None:
     )
     assert people(several)["human"].to_list() == [0.5]  # (1 + .5 + 0) / 3
     assert people(several)["annotators"].to_list() == [3]
+    assert people(several).select("for_a", "for_b").row(0) == pytest.approx((1 / 3, 1 / 3))
 
 
 def test_the_sides_follow_the_verdict() -> None:

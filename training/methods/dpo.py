@@ -144,8 +144,6 @@ class DpoMethod:
                 f"dataset/trl_dpo has no pair to train on; left out: {_counts(dropped) or 'none'}; raise "
                 f"train.max_length ({self.options.max_length}), or keep more pairs (gate, select)"
             )
-        # The adapter's weights are drawn when the trainer wraps the model, before it sets its own seed.
-        transformers.set_seed(lesson.seed)
         lora = self.options.lora
         targets = lora.target_modules
         made = library.DPOTrainer(
