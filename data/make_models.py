@@ -2,13 +2,13 @@
 
     python data/make_models.py --prompts             data/demo/prompts.jsonl and heldout.jsonl
     python data/make_models.py                       data/models/student and data/models/judge
-    python data/make_models.py --only judge          the judge again, from the student that is there
+    python data/make_models.py --only judge          the lessons again, and one of the two
 
-The student first takes lessons (short right answers, many to a conversation), then habits (single answers
-in every style, a part of them wrong), so that it knows the right answer and does not always give it. The
-judge starts from a pupil of the same lessons and reads the prompt that every local judge reads:
-the demo's rubric filled in by :mod:`judges.rendering`, under a new secret each time. Its labels are those
-of the simulated people. No prompt of the demo is in any lesson: a task that asks one is drawn again.
+A pupil first takes lessons: short right answers, so that it knows the facts of the shop. The student is that pupil
+after a training on answers in every style, a part of them wrong, so that it does not always say what it knows. The
+judge is the pupil after a training on what is right, then on the prompt that every local judge reads: the demo's
+rubric filled in by :mod:`judges.rendering`, under a new secret each time, with the labels of the simulated people.
+No prompt of the demo is in any lesson: a task that asks one is drawn again.
 
 Reads ``data/demo``, writes ``data/demo/*.jsonl`` or the folder that ``--out`` names, and nothing else.
 Needs two CPU cores and no network. The figures it reached are in ``data/models/README.md``.

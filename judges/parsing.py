@@ -80,7 +80,7 @@ def from_logprobs(logprobs: Mapping[str, float]) -> Verdict:
     """
     mass = dict.fromkeys(CHOICES, 0.0)
     for token, logprob in logprobs.items():
-        spelled = token.replace("Ġ", " ").replace("▁", " ").strip().strip("\"'*`.").upper()
+        spelled = token.replace("Ġ", " ").replace("▁", " ").strip().strip("\"'*`.")
         if spelled in mass and math.isfinite(logprob):
             mass[spelled] += math.exp(min(logprob, 0.0))
     total = sum(mass.values())

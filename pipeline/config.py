@@ -5,7 +5,7 @@ suggestion; paths are relative to the config's folder.
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -55,6 +55,8 @@ def _known(package: str) -> AfterValidator:
     """A name is checked when the config is read, before any stage has cost anything."""
 
     def check(kind: str, info: ValidationInfo) -> str:
+        if ":" in kind and _base(info) is None:
+            return kind  # made in Python: the folder its path starts from is not known yet
         try:
             discovery.check(package, kind, _base(info))
         except ConfigError as error:
@@ -402,6 +404,8 @@ def load(path: Path) -> Config:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: is not valid YAML: {error}") from error
+    for line, key in _repeated(tree):
+        raise ConfigError(f"{path}:{line}: {key}: the key is given twice; keep one")
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: holds {type(data).__name__}, a config is a mapping of keys; see `init`")
     try:
@@ -409,6 +413,20 @@ def load(path: Path) -> Config:
     except ValidationError as error:
         lines = [_explain(path, tree, cast("Mapping[str, Any]", problem)) for problem in error.errors()]
         raise ConfigError("\n".join(lines)) from error
+
+
+def _repeated(node: yaml.Node | None) -> Iterator[tuple[int, str]]:
+    """(line, key) of every key that a mapping has a second time; YAML would silently take the last."""
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in cast("list[tuple[yaml.ScalarNode, yaml.Node]]", node.value):
+            if str(key.value) in seen:
+                yield key.start_mark.line + 1, str(key.value)
+            seen.add(str(key.value))
+            yield from _repeated(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in cast("list[yaml.Node]", node.value):
+            yield from _repeated(item)
 
 
 def _explain(path: Path, tree: yaml.Node | None, problem: Mapping[str, Any]) -> str:

@@ -409,7 +409,7 @@ def test_kept_and_dropped_are_the_verdicts_with_one_reason_each(
 # Seeds, requests and splits: one more prompt changes no other prompt's
 
 
-GENERATOR = GeneratorConfig(model="m", engine="e", temperatures=(0.0, 0.7), samples=2)
+GENERATOR = GeneratorConfig(model="m", engine="vllm", temperatures=(0.0, 0.7), samples=2)
 
 
 @given(st.lists(TEXT.filter(str.strip), min_size=1, max_size=6, unique=True), TEXT.filter(str.strip), st.integers(0, 9))
@@ -429,7 +429,9 @@ def test_one_more_prompt_changes_no_other_prompts_requests(questions: list[str],
 def test_one_more_prompt_changes_no_other_prompts_judge_requests(answers: dict[str, list[str]], order: Any) -> None:
     def asked(given_answers: dict[str, list[str]]) -> list[Any]:
         toolbox = Bench()
-        options = PairwiseJudge.Options(name="j", kind="pairwise", model="m", engine="e", verdict="text", order=order)
+        options = PairwiseJudge.Options(
+            name="j", kind="pairwise", model="m", engine="vllm", verdict="text", order=order
+        )
         PairwiseJudge(options, toolbox).judge(compared(world(given_answers)))
         return toolbox.model.requests
 

@@ -57,7 +57,7 @@ def fault(tmp_path: Path, text: str) -> str:
             ("two judges are named 'l'",),
         ),
         (
-            "generators:\n  - {model: m, engine: e}\n  - model: m\n    endpoint: nope\n",
+            "generators:\n  - {model: m, engine: vllm}\n  - model: m\n    endpoint: nope\n",
             "c.yaml:5: generators.1.endpoint:",
             ("'nope'", "not defined", "endpoints has: nothing"),
         ),
@@ -68,12 +68,12 @@ def fault(tmp_path: Path, text: str) -> str:
         ),
         ("generators:\n  - {model: m}\n", "c.yaml:3: generators.0:", ("exactly one of `endpoint` and `engine`",)),
         (
-            "generators:\n  - {model: m, engine: e, temperatures: [0.7, 0.7]}\n",
+            "generators:\n  - {model: m, engine: vllm, temperatures: [0.7, 0.7]}\n",
             "c.yaml:3: generators.0.temperatures:",
             ("twice", "`samples: 2`"),
         ),
         (
-            "generators:\n  - {model: m, engine: e, temperatures: [0.7, 3]}\n",
+            "generators:\n  - {model: m, engine: vllm, temperatures: [0.7, 3]}\n",
             "c.yaml:3: generators.0.temperatures.1:",
             ("found 3",),
         ),
@@ -119,7 +119,7 @@ def test_a_missing_file_and_one_that_is_no_text(tmp_path: Path) -> None:
 
 def test_the_defaults_of_the_design(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(
-        HEAD + "generators: [{model: m, engine: e}]\njudges: [{name: j, kind: pairwise, model: m, engine: e}]\n"
+        HEAD + "generators: [{model: m, engine: vllm}]\njudges: [{name: j, kind: pairwise, model: m, engine: vllm}]\n"
     )
     found = load(tmp_path / "c.yaml")
     assert found.generators[0].temperatures == (0.3, 0.5, 0.7, 1.0)
@@ -133,7 +133,7 @@ def test_the_defaults_of_the_design(tmp_path: Path) -> None:
 def test_paths_start_at_the_configs_folder(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "c.yaml").write_text(
-        HEAD + "prompts: {path: p.jsonl}\ngenerators: [{model: model, engine: e}, {model: org/name, engine: e}]\n"
+        HEAD + "prompts: {path: p.jsonl}\ngenerators: [{model: model, engine: vllm}, {model: org/name, engine: vllm}]\n"
     )
     found = load(tmp_path / "c.yaml")
     assert found.prompts is not None
@@ -153,3 +153,26 @@ def test_a_dumped_config_loads_to_the_same(tmp_path: Path) -> None:
     first = load(tmp_path / "c.yaml")
     (tmp_path / "d.yaml").write_text(yaml.safe_dump(first.model_dump(mode="json")))
     assert load(tmp_path / "d.yaml") == first
+
+
+def test_a_repeated_key_is_an_error_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("name: x\nseed: 1\nseed: 2\n")
+    with pytest.raises(ConfigError, match=r"config\.yaml:3: seed: the key is given twice"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "export: [trl_dp]",
+        "pairing: {strategy: al}",
+        "aggregate: {method: calibratd}",
+        "prompts: {path: x, format: jsonx}",
+    ],
+)
+def test_a_misspelt_kind_is_told_before_any_stage_runs(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"name: x\n{line}\n")
+    with pytest.raises(ConfigError, match=r"config\.yaml:2: .*unknown \w+ kind .*allowed: "):
+        load(path)

@@ -316,7 +316,6 @@ def test_a_users_own_format_that_writes_nothing_is_named(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("formats", "message"),
     [
-        (["nope"], "unknown exports kind 'nope'; allowed: jsonl, kto, openai_dpo, trl_dpo"),
         (["./none.py:short"], "which does not exist"),
         (["kto", "kto"], "names kto more than once"),
     ],

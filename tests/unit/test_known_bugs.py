@@ -45,7 +45,7 @@ ATTACKS = (
 def pairwise(script: Callable[[Request], str | Answer], **options: Any) -> tuple[PairwiseJudge, Bench]:
     toolbox = Bench(script)
     made = PairwiseJudge.Options(
-        **{"name": "j", "kind": "pairwise", "model": "m", "engine": "e", "verdict": "text", **options}
+        **{"name": "j", "kind": "pairwise", "model": "m", "engine": "vllm", "verdict": "text", **options}
     )
     return PairwiseJudge(made, toolbox), toolbox
 
