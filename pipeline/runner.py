@@ -174,7 +174,7 @@ def finish(bench: Workbench, what: Stage, shards: Mapping[str, tuple[Shard, str]
         stage=what.name,
         stamp=digest({name: stamp for name, (_, stamp) in shards.items()}),
         skipped=skipped,
-        rows_in={name: run.read(name).height for name in what.inputs},
+        rows_in={name: run.read(name).height - (owned[name].height if name in owned else 0) for name in what.inputs},
         rows_out={name: owned[name].height for name in what.outputs},
         dropped=dict(zip(reasons["reason"].to_list(), reasons["n"].to_list(), strict=True)),
         calls=calls.height,

@@ -103,8 +103,8 @@ class RunFolder:
             raise StorageError(f"{path}: cannot be read ({error}); delete it and run its stage again") from error
 
     def write_json(self, name: str, value: JSON) -> None:
-        """Write the artefact *name*, stable key order."""
-        self.write_text(name, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+        """Write the artefact *name*, keys in the order given."""
+        self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
     def write_text(self, name: str, text: str) -> None:
         """Write the text file *name*, UTF-8."""

@@ -98,7 +98,7 @@ def test_digests_hang_on_rows_and_not_on_their_order() -> None:
 def test_artefacts(run: RunFolder) -> None:
     assert run.read_json("a.json") is None
     run.write_json("a.json", {"b": "é", "a": 1})
-    assert (run.path / "a.json").read_text() == '{\n  "a": 1,\n  "b": "é"\n}\n'
+    assert (run.path / "a.json").read_text() == '{\n  "b": "é",\n  "a": 1\n}\n'
     assert run.read_json("a.json") == {"a": 1, "b": "é"}
     before = run.digest("a.json")
     run.write_json("a.json", {"a": 2})
