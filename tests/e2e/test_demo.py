@@ -95,13 +95,18 @@ def test_a_second_run_skips_everything(demo: Path) -> None:
 
 
 def test_an_edited_key_reruns_exactly_what_reads_it(demo: Path, tmp_path: Path) -> None:
-    configs = Path(__file__).parents[2] / "data"
+    configs = Path(__file__).parents[2] / "data" / "configs"
     copy = tmp_path / "run"
     shutil.copytree(demo, copy)
-    shutil.copytree(configs, tmp_path / "data")
-    config = tmp_path / "data" / "configs" / "embedded.yaml"
-    config.write_text(config.read_text().replace("target_agreement: 0.8", "target_agreement: 0.75"))
+    # Beside the shipped config, for its paths are relative to it.
+    config = configs / ".edited.yaml"
+    shipped = (configs / "embedded.yaml").read_text()
+    config.write_text(shipped.replace("target_agreement: 0.8", "target_agreement: 0.75"))
     command = [sys.executable, "-m", "jurybox", "run", str(config), "--run-dir", str(copy), "--to", "select"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    finally:
+        config.unlink()
     skipped = [line.split(":")[0] for line in done.stderr.splitlines() if "unchanged, skipped" in line]
     assert skipped == ["load", "generate", "pair", "labels", "judge", "aggregate"]
+    assert json.loads((copy / "certificate.json").read_text())["target_agreement"] == 0.75

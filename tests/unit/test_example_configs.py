@@ -8,7 +8,7 @@ from judges.pairwise import RUBRICS, load_rubric
 from pipeline import config, discovery
 
 DATA = Path(__file__).parents[2] / "data" / "configs"
-EXAMPLES = sorted(DATA.glob("*.yaml"))
+EXAMPLES = sorted(DATA.glob("[!.]*.yaml"))
 
 
 def test_there_are_the_examples_that_the_readme_names() -> None:
