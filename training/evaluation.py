@@ -7,10 +7,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, cast
 
 from judges.base import Comparison
 from pipeline import ids
+from pipeline.stages.labels import People
 
 Z = 1.959963984540054
 """97.5 % quantile of the normal distribution: intervals are 95 %."""
@@ -52,25 +53,6 @@ class Duel:
         return Comparison(pair, self.prompt_id, self.messages, self.reference, first, second, a, b), is_a
 
 
-class Annotators(Protocol):
-    """People who can be asked; here programs that stand in for them."""
-
-    names: tuple[str, ...]
-
-    def label(
-        self,
-        *,
-        annotator: str,
-        messages: Sequence[tuple[str, str]],
-        reference: str | None,
-        answer_a: str,
-        answer_b: str,
-        seed: int,
-    ) -> Literal["a", "b", "tie"]:
-        """Which answer the annotator prefers."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class WinRate:
     """A mean outcome with its 95 % interval."""
@@ -107,7 +89,7 @@ def win_rate(wins: Sequence[float]) -> WinRate:
     return WinRate(p, max(0.0, centre - half), min(1.0, centre + half))
 
 
-def decide(people: Annotators, duel: Duel, seed: int) -> float:
+def decide(people: People, duel: Duel, seed: int) -> float:
     """The trained answer's share of the people: win 1, tie 1/2, loss 0, mean over annotators.
 
     Args:

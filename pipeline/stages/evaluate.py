@@ -25,13 +25,13 @@ from pipeline.frames import conversation, people, with_texts
 from pipeline.runner import Frames, Result, Shard, Stage
 from pipeline.splits import split_labels
 from pipeline.stages.judge import comparisons, make
+from pipeline.stages.labels import People
 from pipeline.stages.load import calls_frame, dropped_frame, frozen_turns, prompts, read_file, with_system
 from pipeline.store import file_digest
 from pipeline.workbench import Workbench
 from training.evaluation import (
     INTERVAL,
     KL_ESTIMATOR,
-    Annotators,
     Duel,
     Turns,
     decide,
@@ -249,7 +249,7 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
     simulated = config.labels.simulated
     shares: list[float] | None = None
     if simulated is not None:
-        everyone: Annotators = discovery.find("judges", simulated.kind, "", bench.base)()
+        everyone: People = discovery.find("judges", simulated.kind, "", bench.base)()
         shares = [decide(everyone, duel, bench.seed) for duel in duels]
     result = {
         **_headline(shares),

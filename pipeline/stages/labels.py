@@ -5,7 +5,7 @@ person labelled the pair before).
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import polars as pl
 
@@ -69,7 +69,7 @@ class People(Protocol):
         answer_a: str,
         answer_b: str,
         seed: int,
-    ) -> str:
+    ) -> Literal["a", "b", "tie"]:
         """``a``, ``b`` or ``tie``; swapping the answers swaps the label."""
         ...
 
