@@ -66,8 +66,8 @@ class PairwiseJudge:
             for at, answer in zip(todo, answers, strict=True):
                 calls[answer.call.call_key] = answer.call
                 keys[at] = (*keys[at], answer.call.call_key)
-                judgments[at] = self._read(*questions[at], answer, keys[at])
-                if judgments[at].error is not None and not answer.unanswered:  # type: ignore[union-attr]
+                made = judgments[at] = self._read(*questions[at], answer, keys[at])
+                if made.error is not None and not answer.unanswered:
                     again.append(at)
             todo = again
             if not todo:
