@@ -235,7 +235,7 @@ def test_force_does_it_again(folder: Path) -> None:
 def test_the_manifest_accounts_for_every_row(folder: Path) -> None:
     went(folder, settings())
     stages = json.loads((folder / "run/manifest.json").read_text())["stages"]
-    assert list(stages) == sorted(STAGES)
+    assert list(stages) == list(STAGES)
     assert stages["generate"]["rows_in"] == {"prompts": 6}
     assert stages["generate"]["rows_out"] == {"samples": 12, "calls": 12}
     kept, dropped = stages["select"]["rows_out"]["kept"], sum(stages["select"]["dropped"].values())
