@@ -1,15 +1,15 @@
 """The one protocol every judge speaks. Pure: types only.
 
 A judge kind is one file in this folder that defines ``<Kind>Judge`` with a class attribute ``Options`` (its
-config model) and the two methods of :class:`Judge`.
+config model) and the methods of :class:`Judge`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pipeline.config import JudgeConfig
-from pipeline.engines.base import Call, Toolbox
+from pipeline.engines.base import Call, Request, Toolbox
 
 Order = str
 """``ab``: the judge saw sample a first; ``ba``: sample b first."""
@@ -27,6 +27,8 @@ class Comparison:
     sample_b: str
     completion_a: str
     completion_b: str
+    orders: tuple[Order, ...] = ()
+    """The orders wanted; empty: the judge's own option decides. A judge that sees one answer at a time has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,13 @@ class Judge(Protocol):
 
     def fit(self, labelled: Sequence[Labelled]) -> None:
         """Learn from the `fit` labels, if the judge learns; called once per stage run, before `judge`."""
+        ...
+
+    def requests(self, comparisons: Sequence[Comparison]) -> Iterable[Request]:
+        """Every call that `judge` would make of these comparisons, at its first attempt; none if it makes none.
+
+        For planning: nothing is sent, and `fit` need not have been called.
+        """
         ...
 
     def judge(self, comparisons: Sequence[Comparison]) -> Opinions:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from judges.base import Comparison, Judgment, Labelled, Opinions, Rating
 from pipeline.config import JudgeConfig
-from pipeline.engines.base import Toolbox
+from pipeline.engines.base import Request, Toolbox
 
 
 class LengthJudge:
@@ -27,6 +27,11 @@ class LengthJudge:
 
     def fit(self, labelled: Sequence[Labelled]) -> None:
         """Nothing is learned from labels."""
+
+    def requests(self, comparisons: Sequence[Comparison]) -> tuple[Request, ...]:
+        """See Judge. It makes no calls."""
+        del comparisons
+        return ()
 
     def judge(self, comparisons: Sequence[Comparison]) -> Opinions:
         """See Judge."""

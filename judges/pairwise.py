@@ -8,10 +8,11 @@ from typing import Literal
 from pydantic import Field
 
 from judges import parsing
+from judges.asking import Heard, ask, logprobs, words
 from judges.base import Comparison, Judgment, Labelled, Opinions, Order
 from judges.rendering import fill, transcript
 from pipeline.config import JudgeConfig, ModelConfig
-from pipeline.engines.base import Answer, Call, Request, Toolbox
+from pipeline.engines.base import Answer, Request, Toolbox
 from pipeline.errors import ConfigError
 from pipeline.ids import seed_from, uniform_from
 
@@ -51,30 +52,22 @@ class PairwiseJudge:
     def fit(self, labelled: Sequence[Labelled]) -> None:
         """Nothing is learned from labels."""
 
+    def requests(self, comparisons: Sequence[Comparison]) -> list[Request]:
+        """See Judge."""
+        return [self._request(item, order) for item in comparisons for order in self._orders(item)]
+
     def judge(self, comparisons: Sequence[Comparison]) -> Opinions:
         """See Judge."""
         questions = [(item, order) for item in comparisons for order in self._orders(item)]
-        judgments: list[Judgment | None] = [None] * len(questions)
-        calls: dict[str, Call] = {}
-        keys: list[tuple[str, ...]] = [()] * len(questions)
+        requests = [self._request(item, order) for item, order in questions]
         engine = self.toolbox.engine(self.options)
-        todo = list(range(len(questions)))
-        for attempt in range(self.options.max_attempts):
-            requests = [self._request(*questions[at], attempt) for at in todo]
-            answers = engine.complete(requests, self.toolbox.advance if attempt == 0 else _unseen)
-            again: list[int] = []
-            for at, answer in zip(todo, answers, strict=True):
-                calls[answer.call.call_key] = answer.call
-                keys[at] = (*keys[at], answer.call.call_key)
-                made = judgments[at] = self._read(*questions[at], answer, keys[at])
-                if made.error is not None and not answer.unanswered:
-                    again.append(at)
-            todo = again
-            if not todo:
-                break
-        return Opinions([made for made in judgments if made is not None], calls=list(calls.values()))
+        replies, calls = ask(engine, requests, self._verdict, self.options.max_attempts, self.toolbox.advance)
+        judgments = [_judgment(item, order, heard) for (item, order), heard in zip(questions, replies, strict=True)]
+        return Opinions(judgments, calls=calls)
 
     def _orders(self, item: Comparison) -> tuple[Order, ...]:
+        if item.orders:
+            return item.orders
         if self.options.order == "both":
             return ("ab", "ba")
         if self.options.order == "random":
@@ -82,7 +75,7 @@ class PairwiseJudge:
             return ("ab",) if coin < 1 / 2 else ("ba",)
         return (self.options.order,)
 
-    def _request(self, item: Comparison, order: Order, attempt: int) -> Request:
+    def _request(self, item: Comparison, order: Order) -> Request:
         first, second = (item.completion_a, item.completion_b)[:: 1 if order == "ab" else -1]
         texts = {"prompt": transcript(item.messages), "first": first, "second": second}
         return Request(
@@ -90,29 +83,22 @@ class PairwiseJudge:
             max_tokens=1 if self.options.verdict == "logprob" else self.options.max_tokens,
             temperature=self.options.temperature,
             seed=seed_from(self.toolbox.seed, "judge", self.options.name, *texts.values()),
-            attempt=attempt,
             choices=parsing.CHOICES if self.options.verdict == "logprob" else (),
             response_schema=parsing.SCHEMA if self.options.verdict == "json" else None,
         )
 
-    def _read(self, item: Comparison, order: Order, answer: Answer, keys: tuple[str, ...]) -> Judgment:
-        try:
-            verdict = self._verdict(answer)
-        except parsing.UnreadableError as error:
-            return Judgment(item.pair_id, order, None, answer.text, str(error), keys)
-        preference = verdict.first if order == "ab" else 1 - verdict.first
-        return Judgment(item.pair_id, order, preference, verdict.rationale, None, keys)
-
     def _verdict(self, answer: Answer) -> parsing.Verdict:
-        if answer.text is None:
-            raise parsing.UnreadableError(answer.error or "no answer")
         if self.options.verdict == "logprob":
-            if answer.choice_logprobs is None:
-                raise parsing.UnreadableError("the endpoint returned no logprobs; use `verdict: json` or `text`")
-            return parsing.from_logprobs(answer.choice_logprobs)
-        if answer.finish_reason == "length":
-            raise parsing.UnreadableError(f"cut off at max_tokens ({self.options.max_tokens})")
-        return parsing.from_json(answer.text) if self.options.verdict == "json" else parsing.from_text(answer.text)
+            return parsing.from_logprobs(logprobs(answer))
+        text = words(answer)
+        return parsing.from_json(text) if self.options.verdict == "json" else parsing.from_text(text)
+
+
+def _judgment(item: Comparison, order: Order, heard: Heard[parsing.Verdict]) -> Judgment:
+    if heard.value is None:
+        return Judgment(item.pair_id, order, None, heard.text, heard.error, heard.call_keys)
+    preference = heard.value.first if order == "ab" else 1 - heard.value.first
+    return Judgment(item.pair_id, order, preference, heard.value.rationale, None, heard.call_keys)
 
 
 def load_rubric(name: str, base: Path) -> str:
@@ -143,8 +129,3 @@ def rubric_file(name: str, base: Path) -> Path:
         known = ", ".join(sorted(file.stem for file in RUBRICS.glob("*.md")))
         raise ConfigError(f"rubric {name!r} is neither one of {known} nor the file {path}")
     return path
-
-
-def _unseen(done: int) -> None:
-    """Further attempts are not progress."""
-    del done

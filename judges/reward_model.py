@@ -19,7 +19,7 @@ from pydantic import Field
 from judges.base import Comparison, Judgment, Labelled, Opinions, Rating
 from pipeline import ids
 from pipeline.config import Frozen, JudgeConfig, ModelName
-from pipeline.engines.base import Toolbox
+from pipeline.engines.base import Request, Toolbox
 from pipeline.errors import ConfigError, StageError
 from pipeline.runner import digest
 from pipeline.store import storage
@@ -90,6 +90,11 @@ class RewardModelJudge:
                     "prefers an answer, so there is nothing to learn from; label more prompts, or remove `fit`"
                 )
             self.models[fold] = self._trained(fold, rows)
+
+    def requests(self, comparisons: Sequence[Comparison]) -> tuple[Request, ...]:
+        """See Judge. It makes no calls."""
+        del comparisons
+        return ()
 
     def judge(self, comparisons: Sequence[Comparison]) -> Opinions:
         """See Judge. One judgment a pair: what is scored alone has no order."""

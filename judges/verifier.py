@@ -7,7 +7,7 @@ from typing import cast
 from judges.base import Comparison, Judgment, Labelled, Opinions, Rating
 from pipeline import discovery
 from pipeline.config import JudgeConfig
-from pipeline.engines.base import Toolbox
+from pipeline.engines.base import Request, Toolbox
 
 Program = Callable[[str, str], float]
 """(reference, completion) -> score in [0, 1]."""
@@ -32,6 +32,11 @@ class VerifierJudge:
 
     def fit(self, labelled: Sequence[Labelled]) -> None:
         """Nothing is learned from labels."""
+
+    def requests(self, comparisons: Sequence[Comparison]) -> tuple[Request, ...]:
+        """See Judge. It makes no calls."""
+        del comparisons
+        return ()
 
     def judge(self, comparisons: Sequence[Comparison]) -> Opinions:
         """See Judge. A prompt without a reference is a failed judgment."""

@@ -101,7 +101,7 @@ def test_bug_01_one_unreadable_verdict_costs_one_judgment_and_not_the_batch() ->
     replies = iter(["no idea", *["Verdict: A"] * 9])
     found = judged(made, lambda _request: next(replies))
     assert len(found) == 10
-    assert [one.error is not None for one in found] == [True] + [False] * 9
+    assert sum(one.error is not None for one in found) == 1
     assert found[0].preference is None
 
 

@@ -1,0 +1,118 @@
+"""What every LM judge does: ask, read, ask again what could not be read. Touches models through the engine it is given.
+
+Requests go out sorted by their words, so calls that share a prefix (rubric, prompt, first answer) stand next to each
+other and a server's prefix cache or a vendor's prompt cache still holds what they share.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+from judges.parsing import UnreadableError
+from pipeline.engines.base import Advance, Answer, Call, Engine, Request
+from pipeline.ids import seed_from
+
+FINAL = ("unanswered", "too_long", "rejected")
+"""Errors that asking again in the same run cannot mend."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Heard(Generic[T]):
+    """What came of one request: a value, or the error that says why there is none."""
+
+    value: T | None
+    error: str | None
+    text: str | None
+    """The reply as it came; None when there was none."""
+    call_keys: tuple[str, ...]
+    """The calls behind it, one an attempt."""
+
+
+def ask(
+    engine: Engine, requests: Sequence[Request], read: Callable[[Answer], T], attempts: int, advance: Advance
+) -> tuple[list[Heard[T]], list[Call]]:
+    """(what came of each request, in the order given; every call made).
+
+    Args:
+        engine: answers the requests.
+        requests: at their first attempt.
+        read: a reply's value; raises UnreadableError for one that is not in the documented shape.
+        attempts: how often one request may be asked.
+        advance: told of first attempts only; further ones are not progress.
+
+    Raises:
+        JobError: nothing can be asked at all.
+    """
+    heard: dict[int, Heard[T]] = {}
+    calls: dict[str, Call] = {}
+    todo = sorted(range(len(requests)), key=lambda at: requests[at].messages)
+    for attempt in range(attempts):
+        asked = [requests[at] if attempt == 0 else _again(requests[at], attempt) for at in todo]
+        answers = engine.complete(asked, advance if attempt == 0 else _unseen)
+        again: list[int] = []
+        for at, answer in zip(todo, answers, strict=True):
+            calls[answer.call.call_key] = answer.call
+            earlier = heard[at].call_keys if at in heard else ()
+            heard[at] = _heard(answer, read, (*earlier, answer.call.call_key))
+            if heard[at].error is not None and not (answer.error or "").startswith(FINAL):
+                again.append(at)
+        todo = again
+        if not todo:
+            break
+    return [heard[at] for at in range(len(requests))], list(calls.values())
+
+
+def words(answer: Answer) -> str:
+    """The whole text of a reply.
+
+    Raises:
+        UnreadableError: there is none, or it was cut off.
+    """
+    if answer.text is None:
+        raise UnreadableError(answer.error or "no answer")
+    if answer.finish_reason == "length":
+        raise UnreadableError("the reply was cut off at max_tokens; raise it")
+    return answer.text
+
+
+def logprobs(answer: Answer) -> dict[str, float]:
+    """Token -> log-probability at the reply's first position, nats.
+
+    Raises:
+        UnreadableError: there are none.
+    """
+    if answer.text is None:
+        raise UnreadableError(answer.error or "no answer")
+    if answer.choice_logprobs is None:
+        raise UnreadableError("the endpoint returned no logprobs; use `verdict: json` or `text`")
+    return dict(answer.choice_logprobs)
+
+
+def spread(advance: Advance, requests: int, judgments: int) -> Advance:
+    """Progress in judgments, told by an engine that counts requests: *requests* of them make *judgments*."""
+    done = 0
+
+    def step(count: int) -> None:
+        nonlocal done
+        before, done = done, done + count
+        advance(done * judgments // requests - before * judgments // requests)
+
+    return step
+
+
+def _again(request: Request, attempt: int) -> Request:
+    """Another attempt is another draw; at temperature 0 only an endpoint's own noise can change the reply."""
+    return replace(request, attempt=attempt, seed=seed_from(request.seed, "attempt", attempt))
+
+
+def _heard(answer: Answer, read: Callable[[Answer], T], keys: tuple[str, ...]) -> Heard[T]:
+    try:
+        return Heard(read(answer), None, answer.text, keys)
+    except UnreadableError as error:
+        return Heard(None, str(error), answer.text, keys)
+
+
+def _unseen(done: int) -> None:
+    """Further attempts are not progress."""
+    del done
