@@ -54,7 +54,12 @@ def free_port() -> int:
 
 
 def call(url: str, body: dict[str, Any] | None = None) -> Any:
-    reply = httpx.get(url, timeout=30) if body is None else httpx.post(url, json=body, timeout=30)
+    """A reply of Prefect's server, asked again as its own client does while its SQLite database is busy (503)."""
+    for _ in range(20):
+        reply = httpx.get(url, timeout=30) if body is None else httpx.post(url, json=body, timeout=30)
+        if reply.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+            break
+        time.sleep(1)
     return reply.raise_for_status().json()
 
 
