@@ -47,6 +47,9 @@ class Parrot:
 """
 
 
+BUSY = 503
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -55,11 +58,16 @@ def free_port() -> int:
 
 def call(url: str, body: dict[str, Any] | None = None) -> Any:
     """A reply of Prefect's server, asked again as its own client does while its SQLite database is busy (503)."""
+
+    def ask() -> httpx.Response:
+        return httpx.get(url, timeout=30) if body is None else httpx.post(url, json=body, timeout=30)
+
+    reply = ask()
     for _ in range(20):
-        reply = httpx.get(url, timeout=30) if body is None else httpx.post(url, json=body, timeout=30)
-        if reply.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+        if reply.status_code != BUSY:
             break
         time.sleep(1)
+        reply = ask()
     return reply.raise_for_status().json()
 
 
