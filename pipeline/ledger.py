@@ -1,10 +1,14 @@
-"""The record of every call that may cost money, and the only cache. Touches one database.
+"""The record of every call that may cost money, and the only cache. Touches one database: SQLite or PostgreSQL.
 
 A call is *claimed* (its worst-case cost reserved), then *answered* (the raw reply committed before anything is
 read from it) or *released* (no reply came; free to be tried again). After a crash an answered call is never made
 again. A claim whose owner died is taken over; it may have been paid, so it is listed and stays charged.
 
-All writes go through one thread that commits whatever is waiting in one transaction.
+All writes of a process go through one thread that commits whatever is waiting in one transaction, on disk when it
+returns. Within it every step is one statement over the whole batch, its rows passed as one JSON array: a statement a
+call would take Python's global lock once a call, away from the thread that talks to the endpoint. Every transaction
+begins by locking the ledger (SQLite: ``BEGIN IMMEDIATE``; PostgreSQL: the row of ``ledger_version``), so processes on
+several machines see each other's claims and one budget. The clock of heartbeats is the database's.
 """
 
 import json
@@ -14,23 +18,26 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.errors import BudgetError, StorageError
+from pipeline.errors import BudgetError, ConfigError, StorageError
 
 BEAT_S = 5.0
 DEAD_AFTER_S = 60.0
+SCHEMA_VERSION = 2
+MOST_AT_ONCE = 1000
+"""Operations in one transaction: the others' wait is bounded."""
 T = TypeVar("T")
 
-REAL: Any = sa.Float
+REAL: Any = sa.Double
 METADATA = sa.MetaData()
 CALLS = sa.Table(
     "calls",
@@ -38,12 +45,13 @@ CALLS = sa.Table(
     sa.Column("call_key", sa.String(64), primary_key=True),
     sa.Column("status", sa.String(10), nullable=False),
     sa.Column("owner", sa.String(32), nullable=False),
+    sa.Column("account", sa.Text, nullable=False),
     sa.Column("request", sa.Text, nullable=False),
     sa.Column("response", sa.Text),
     sa.Column("reserved_usd", REAL, nullable=False),
-    sa.Column("cost_usd", REAL, nullable=False, default=0.0),
-    sa.Column("lost_usd", REAL, nullable=False, default=0.0),
-    sa.Column("lost_claims", sa.Integer, nullable=False, default=0),
+    sa.Column("cost_usd", REAL, nullable=False),
+    sa.Column("lost_usd", REAL, nullable=False),
+    sa.Column("lost_claims", sa.Integer, nullable=False),
     sa.Column("latency_s", REAL),
     sa.Column("error", sa.Text),
 )
@@ -58,9 +66,10 @@ OWNERS = sa.Table(
 ACCOUNT = sa.Table(
     "account",
     METADATA,
-    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
     sa.Column("charged_usd", REAL, nullable=False),
 )
+VERSION = sa.Table("ledger_version", METADATA, sa.Column("version", sa.Integer, primary_key=True, autoincrement=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,25 +91,77 @@ class Busy:
     """Somebody alive is making this call; ask again soon."""
 
 
-class Ledger:
-    """Claims, answers and releases calls; safe for threads and for several processes on one database."""
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Ask to make a call. Its outcome is Recorded, Claimed, Busy, or a BudgetError."""
 
-    def __init__(self, path: Path, *, budget_usd: float | None = None) -> None:
-        self.path, self.budget_usd = path, budget_usd
+    key: str
+    request: str
+    """JSON of the body that will be sent; it holds no secret."""
+    reserve_usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The raw reply to a claimed call. Its outcome is whether it was committed (see ``Ledger.answer``)."""
+
+    key: str
+    response: str
+    """JSON, as it came."""
+    cost_usd: float
+    latency_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """No reply came, nothing was paid. Its outcome is whether the claim was still ours."""
+
+    key: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Abandon:
+    """Stopped in flight: may have been paid. Its outcome is whether the claim was still ours."""
+
+    key: str
+
+
+Operation = Claim | Reply | Release | Abandon
+Outcome = Recorded | Claimed | Busy | bool | BudgetError
+
+
+class Ledger:
+    """Claims, answers and releases calls; safe for threads, several processes and several machines on one database."""
+
+    def __init__(self, place: Path | str, *, budget_usd: float | None = None, account: str = "run") -> None:
+        """Open the ledger and make it where there is none.
+
+        Args:
+            place: a SQLite file, or the URL of a PostgreSQL database (``postgresql+psycopg://…``).
+            budget_usd: what the account's calls may cost in all; None for no limit.
+            account: whose budget it is: runs of one name share it, wherever they run.
+
+        Raises:
+            StorageError: it cannot be opened, or another version of jurybox wrote it.
+            ConfigError: the URL is of no database that a ledger can be on.
+        """
+        self.budget_usd, self.account = budget_usd, account
         self.owner = uuid.uuid4().hex
+        url = database_url(place)
+        self.place = url.database if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 60})
-            event.listen(self.engine, "connect", _configure_sqlite)
-            event.listen(self.engine, "begin", _begin_immediate)
-            METADATA.create_all(self.engine)
+            self.engine = _engine(url)
+            self._said = _Statements(self.engine.dialect.name)
             with self.engine.begin() as db:
-                db.execute(OWNERS.insert().values(self._beat()))
-                if db.execute(sa.select(ACCOUNT.c.id)).first() is None:
-                    db.execute(ACCOUNT.insert().values(id=1, charged_usd=0.0))
+                self._make(db)
         except (OSError, SQLAlchemyError) as error:
-            raise StorageError(f"{path}: the ledger cannot be opened ({error}); free space or mend it") from error
-        self._work: queue.Queue[tuple[Callable[[sa.Connection], Any], Future[Any]] | None] = queue.Queue()
+            raise StorageError(
+                f"{self.place}: the ledger cannot be opened ({_reason(error)}); free space, mend it or start its server"
+            ) from error
+        self._beaten = time.monotonic()
+        self._work: queue.SimpleQueue[tuple[Sequence[Operation], Future[list[Outcome]]] | None] = queue.SimpleQueue()
+        self._closed = False
         self._writer = threading.Thread(target=self._write, name="ledger", daemon=True)
         self._writer.start()
 
@@ -114,23 +175,42 @@ class Ledger:
 
         The future raises BudgetError when the reservation does not fit the budget.
         """
-        return self._do(lambda db: self._claim(db, key, request, reserve_usd))
+        return cast("Future[Recorded | Claimed | Busy]", self._one(Claim(key, json.dumps(request), reserve_usd)))
 
-    def answer(self, key: str, response: Mapping[str, Any], cost_usd: float, latency_s: float | None) -> "Future[None]":
-        """Commit the raw reply to a claimed call; when the future is done it is on disk."""
-        return self._do(lambda db: self._answer(db, key, response, cost_usd, latency_s))
+    def answer(self, key: str, response: Mapping[str, Any], cost_usd: float, latency_s: float | None) -> "Future[bool]":
+        """Commit the raw reply to a claimed call; when the future is done it is on disk.
 
-    def release(self, key: str, error: str) -> "Future[None]":
+        False when the claim was no longer ours: this process was held up for so long that it passed for dead, and
+        somebody took the call over. Nothing is written then; ask for the call again.
+        """
+        return cast("Future[bool]", self._one(Reply(key, json.dumps(response), cost_usd, latency_s)))
+
+    def release(self, key: str, error: str) -> "Future[bool]":
         """Give a claim back: no reply came, nothing was paid."""
-        return self._do(lambda db: self._release(db, key, error))
+        return cast("Future[bool]", self._one(Release(key, error)))
 
-    def abandon(self, key: str) -> "Future[None]":
+    def abandon(self, key: str) -> "Future[bool]":
         """Give up a call in flight: it may have been paid, so it is listed and stays charged, and may be made again."""
-        return self._do(lambda db: self._abandon(db, key))
+        return cast("Future[bool]", self._one(Abandon(key)))
+
+    def submit(self, operations: Sequence[Operation]) -> "Future[list[Outcome]]":
+        """Do several operations, in their order, in one transaction with whatever else is waiting.
+
+        A claim that does not fit the budget has the BudgetError as its outcome; the others are done all the same. The
+        future raises StorageError when nothing could be written.
+        """
+        future: Future[list[Outcome]] = Future()
+        # From now on it cannot be cancelled: what is queued will be done, whoever still waits for it.
+        future.set_running_or_notify_cancel()
+        if self._closed:
+            future.set_exception(StorageError(f"{self.place}: the ledger is closed"))
+        else:
+            self._work.put((operations, future))
+        return future
 
     def lookup(self, key: str) -> dict[str, Any] | None:
         """Everything recorded of one call: request, response, status, cost."""
-        with self.engine.begin() as db:
+        with self.engine.connect() as db:
             row = db.execute(sa.select(CALLS).where(CALLS.c.call_key == key)).mappings().first()
         if row is None:
             return None
@@ -138,102 +218,155 @@ class Ledger:
         return {**found, "request": json.loads(found["request"]), "response": json.loads(found["response"] or "null")}
 
     def charged_usd(self) -> float:
-        """What counts against the budget: answered, reserved and possibly paid."""
-        with self.engine.begin() as db:
-            return float(db.execute(sa.select(ACCOUNT.c.charged_usd)).scalar_one())
+        """What counts against the account's budget: answered, reserved and possibly paid."""
+        with self.engine.connect() as db:
+            return float(db.execute(sa.select(ACCOUNT.c.charged_usd).where(self._ours)).scalar_one())
 
     def possibly_paid(self) -> list[str]:
-        """Keys of calls that were in flight when their owner died."""
-        with self.engine.begin() as db:
-            found = db.execute(sa.select(CALLS.c.call_key).where(CALLS.c.lost_claims > 0)).scalars()
-            return sorted(found)
+        """Keys of the account's calls that were in flight when their owner died or was stopped."""
+        lost = sa.select(CALLS.c.call_key).where(CALLS.c.lost_claims > 0, CALLS.c.account == self.account)
+        with self.engine.connect() as db:
+            return sorted(db.execute(lost).scalars())
 
     def close(self) -> None:
         """Finish what is waiting and close the database."""
+        self._closed = True
         self._work.put(None)
         self._writer.join()
         self.engine.dispose()
 
+    @property
+    def _ours(self) -> sa.ColumnElement[bool]:
+        return ACCOUNT.c.name == self.account
+
+    def _make(self, db: sa.Connection) -> None:
+        """Tables, owner and account; one process at a time."""
+        if db.dialect.name == "postgresql":
+            db.execute(sa.text("select pg_advisory_xact_lock(hashtext('jurybox ledger'))"))
+        known = sa.inspect(db).get_table_names()
+        if CALLS.name in known:
+            found = db.execute(sa.select(VERSION.c.version)).scalar() if VERSION.name in known else 1
+            if found != SCHEMA_VERSION:
+                raise StorageError(
+                    f"{self.place}: the ledger has version {found}, this jurybox reads version {SCHEMA_VERSION}; go on "
+                    "with the jurybox that made it, or start an empty ledger, which pays for its calls again"
+                )
+        else:
+            METADATA.create_all(db)
+            db.execute(VERSION.insert().values(version=SCHEMA_VERSION))
+        db.execute(
+            OWNERS.insert().values(owner=self.owner, host=socket.gethostname(), pid=os.getpid(), beat=self._said.now)
+        )
+        if db.execute(sa.select(ACCOUNT.c.name).where(self._ours)).first() is None:
+            db.execute(ACCOUNT.insert().values(name=self.account, charged_usd=0.0))
+
     # What happens inside a transaction.
 
-    def _claim(
-        self, db: sa.Connection, key: str, request: Mapping[str, Any], reserve_usd: float
-    ) -> Recorded | Claimed | Busy:
-        row = db.execute(sa.select(CALLS).where(CALLS.c.call_key == key)).mappings().first()
-        if row is not None and row["status"] == "answered":
-            return Recorded(json.loads(row["response"]), row["cost_usd"], row["latency_s"])
-        taken_over = row is not None and row["status"] == "claimed"
-        if row is not None and taken_over and (row["owner"] == self.owner or self._alive(db, row["owner"])):
-            return Busy()
-        if self.budget_usd is not None:
-            charged = float(db.execute(sa.select(ACCOUNT.c.charged_usd)).scalar_one())
-            if charged + reserve_usd > self.budget_usd:
-                raise BudgetError(
-                    f"the next call may cost US$ {reserve_usd:.4f} and US$ {charged:.4f} of the budget of "
-                    f"US$ {self.budget_usd:.2f} are charged; raise budget.usd and run the same command again"
-                )
-        values = {"status": "claimed", "owner": self.owner, "reserved_usd": reserve_usd, "error": None}
-        if row is None:
-            text = json.dumps(request)
-            db.execute(CALLS.insert().values(call_key=key, request=text, **values))
-        else:
-            lost = {"lost_usd": row["lost_usd"] + row["reserved_usd"], "lost_claims": row["lost_claims"] + 1}
-            changed = {**values, **(lost if taken_over else {})}
-            db.execute(CALLS.update().where(CALLS.c.call_key == key).values(**changed))
-        self._charge(db, reserve_usd)
-        return Claimed()
+    def _round(self, db: sa.Connection, operations: Sequence[Operation]) -> dict[str, Outcome]:
+        """Do operations on different calls; outcomes by key."""
+        charged = float(db.execute(sa.select(ACCOUNT.c.charged_usd).where(self._ours)).scalar_one())
+        replies = [one for one in operations if isinstance(one, Reply)]
+        releases = [one for one in operations if isinstance(one, Release)]
+        abandons = [one for one in operations if isinstance(one, Abandon)]
+        claims = [one for one in operations if isinstance(one, Claim)]
+        outcomes: dict[str, Outcome] = {}
+        change = 0.0
+        # What ends goes first, so that its reservation is free for what begins.
+        if replies:
+            held, reserved = self._held(db, replies, outcomes)
+            rows = [(one.key, one.response, one.cost_usd, one.latency_s) for one in held]
+            db.execute(self._said.reply, {"rows": _array(rows)})
+            change += sum(one.cost_usd for one in held) - reserved
+        if releases:
+            held, reserved = self._held(db, releases, outcomes)
+            db.execute(self._said.release, {"rows": _array((one.key, one.error) for one in held)})
+            change -= reserved
+        if abandons:
+            held, _ = self._held(db, abandons, outcomes)
+            db.execute(self._said.abandon, {"rows": _array((one.key,) for one in held)})
+        if claims:
+            change += self._claim(db, claims, charged + change, outcomes)
+        if change:
+            db.execute(ACCOUNT.update().where(self._ours).values(charged_usd=ACCOUNT.c.charged_usd + change))
+        return outcomes
 
-    def _answer(
-        self, db: sa.Connection, key: str, response: Mapping[str, Any], cost_usd: float, latency_s: float | None
-    ) -> None:
-        reserved = self._reserved(db, key)
-        db.execute(
-            CALLS.update()
-            .where(CALLS.c.call_key == key)
-            .values(
-                status="answered",
-                response=json.dumps(response),
-                cost_usd=cost_usd,
-                latency_s=latency_s,
-                reserved_usd=0.0,
-            )
+    def _held(self, db: sa.Connection, ending: list[T], outcomes: dict[str, Outcome]) -> tuple[list[T], float]:
+        """Those whose claim is still ours, and what they have reserved together, US$."""
+        some = cast("list[Reply]", ending)
+        named = {"rows": _array((one.key,) for one in some), "owner": self.owner}
+        count, reserved = db.execute(self._said.held, named).one()
+        ours = (
+            {one.key for one in some} if count == len(some) else set(db.execute(self._said.held_keys, named).scalars())
         )
-        self._charge(db, cost_usd - reserved)
+        outcomes.update((one.key, one.key in ours) for one in some)
+        return cast("list[T]", [one for one in some if one.key in ours]), float(reserved)
 
-    def _release(self, db: sa.Connection, key: str, error: str) -> None:
-        reserved = self._reserved(db, key)
-        changed = {"status": "unanswered", "error": error, "reserved_usd": 0.0}
-        db.execute(CALLS.update().where(CALLS.c.call_key == key).values(**changed))
-        self._charge(db, -reserved)
+    def _claim(self, db: sa.Connection, claims: list[Claim], charged: float, outcomes: dict[str, Outcome]) -> float:
+        """Claim what is free and fits the budget; what is reserved by it, US$."""
+        found = db.execute(self._said.found, {"rows": _array((one.key,) for one in claims)}).mappings()
+        there: dict[str, Mapping[str, Any]] = {row["call_key"]: cast("Mapping[str, Any]", row) for row in found}
+        alive: dict[str, bool] = {self.owner: True}
+        new: list[Claim] = []
+        again: list[Claim] = []
+        reserved = 0.0
+        for one in claims:
+            row = there.get(one.key)
+            outcome = None if row is None else self._standing(db, row, alive)
+            if (
+                outcome is None
+                and self.budget_usd is not None
+                and charged + reserved + one.reserve_usd > self.budget_usd
+            ):
+                outcome = BudgetError(
+                    f"the next call may cost US$ {one.reserve_usd:.4f} and US$ {charged + reserved:.4f} of the budget "
+                    f"of US$ {self.budget_usd:.2f} are charged; raise budget.usd and run the same command again"
+                )
+            if outcome is None:
+                (new if row is None else again).append(one)
+                reserved += one.reserve_usd
+            outcomes[one.key] = outcome or Claimed()
+        who = {"owner": self.owner, "account": self.account}
+        if new:
+            db.execute(self._said.add, {"rows": _array((one.key, one.request, one.reserve_usd) for one in new), **who})
+        if again:
+            db.execute(self._said.again, {"rows": _array((one.key, one.reserve_usd) for one in again), **who})
+        return reserved
 
-    def _abandon(self, db: sa.Connection, key: str) -> None:
-        lost = {"lost_usd": CALLS.c.lost_usd + CALLS.c.reserved_usd, "lost_claims": CALLS.c.lost_claims + 1}
-        changed = {"status": "unanswered", "error": "stopped in flight", "reserved_usd": 0.0, **lost}
-        db.execute(CALLS.update().where(CALLS.c.call_key == key).values(**changed))
-
-    def _reserved(self, db: sa.Connection, key: str) -> float:
-        return float(db.execute(sa.select(CALLS.c.reserved_usd).where(CALLS.c.call_key == key)).scalar_one())
-
-    def _charge(self, db: sa.Connection, usd: float) -> None:
-        db.execute(ACCOUNT.update().values(charged_usd=ACCOUNT.c.charged_usd + usd))
+    def _standing(self, db: sa.Connection, row: Mapping[str, Any], alive: dict[str, bool]) -> Recorded | Busy | None:
+        """Why a call that is there cannot be claimed, or None."""
+        if row["status"] == "answered":
+            return Recorded(json.loads(row["response"]), row["cost_usd"], row["latency_s"])
+        if row["status"] != "claimed":
+            return None
+        owner = row["owner"]
+        if owner not in alive:
+            alive[owner] = self._alive(db, owner)
+        return Busy() if alive[owner] else None
 
     def _alive(self, db: sa.Connection, owner: str) -> bool:
-        row = db.execute(sa.select(OWNERS).where(OWNERS.c.owner == owner)).mappings().first()
-        if row is None or time.time() - row["beat"] > DEAD_AFTER_S:
+        age = (self._said.now - OWNERS.c.beat).label("age")
+        row = db.execute(sa.select(OWNERS.c.host, OWNERS.c.pid, age).where(OWNERS.c.owner == owner)).first()
+        if row is None or float(row.age) > DEAD_AFTER_S:
             return False
-        return row["host"] != socket.gethostname() or _process_lives(row["pid"])
-
-    def _beat(self) -> dict[str, Any]:
-        return {"owner": self.owner, "host": socket.gethostname(), "pid": os.getpid(), "beat": time.time()}
+        return row.host != socket.gethostname() or _process_lives(row.pid)
 
     # The writer.
 
-    def _do(self, operation: Callable[[sa.Connection], T]) -> "Future[T]":
-        future: Future[T] = Future()
-        # From now on it cannot be cancelled: what is queued will be done, whoever still waits for it.
-        future.set_running_or_notify_cancel()
-        self._work.put((operation, future))
-        return future
+    def _one(self, operation: Operation) -> "Future[Outcome]":
+        """One operation; a BudgetError is raised by the future."""
+        wanted: Future[Outcome] = Future()
+        wanted.set_running_or_notify_cancel()
+
+        def pass_on(done: "Future[list[Outcome]]") -> None:
+            problem = done.exception()
+            outcome = problem or done.result()[0]
+            if isinstance(outcome, BaseException):
+                wanted.set_exception(outcome)
+            else:
+                wanted.set_result(outcome)
+
+        self.submit((operation,)).add_done_callback(pass_on)
+        return wanted
 
     def _write(self) -> None:
         closing = False
@@ -242,43 +375,182 @@ class Ledger:
             self._commit([item for item in batch if item is not None])
             closing = closing or None in batch
 
-    def _next_batch(self) -> list[tuple[Callable[[sa.Connection], Any], Future[Any]] | None]:
+    def _next_batch(self) -> list[tuple[Sequence[Operation], "Future[list[Outcome]]"] | None]:
         try:
             batch = [self._work.get(timeout=BEAT_S)]
         except queue.Empty:
             return []
-        while True:
+        count = 0
+        while count < MOST_AT_ONCE:
             try:
-                batch.append(self._work.get_nowait())
+                item = self._work.get_nowait()
             except queue.Empty:
-                return batch
+                break
+            batch.append(item)
+            count += len(item[0]) if item else 0
+        return batch
 
-    def _still_alive(self, db: sa.Connection) -> None:
-        db.execute(OWNERS.update().where(OWNERS.c.owner == self.owner).values(beat=time.time()))
-
-    def _commit(self, batch: list[tuple[Callable[[sa.Connection], Any], Future[Any]]]) -> None:
-        results: list[tuple[Future[Any], Any, BaseException | None]] = []
+    def _commit(self, batch: list[tuple[Sequence[Operation], "Future[list[Outcome]]"]]) -> None:
+        results: list[list[Outcome]] = []
+        problem: Exception | None = None
         try:
             with self.engine.begin() as db:
-                self._still_alive(db)
-                for operation, future in batch:
-                    try:
-                        results.append((future, operation(db), None))
-                    except SQLAlchemyError:
-                        raise
-                    except Exception as refused:  # noqa: BLE001  one call's trouble must not end the writer
-                        results.append((future, None, refused))
+                self._lock(db)
+                results = self._do(db, [operations for operations, _ in batch])
         except SQLAlchemyError as error:
-            broken = StorageError(
-                f"{self.path}: the ledger cannot be written ({error.__cause__ or error}); free space, then run "
-                "the same command again"
+            problem = StorageError(
+                f"{self.place}: the ledger cannot be written ({_reason(error)}); free space or start its server, then "
+                "run the same command again"
             )
-            results = [(future, None, broken) for _, future in batch]
-        for future, value, problem in results:
+            problem.__cause__ = error
+        except Exception as error:  # noqa: BLE001  what nobody foresaw is raised where the futures are awaited
+            problem = error
+        for at, (_, future) in enumerate(batch):
             if problem is None:
-                future.set_result(value)
+                future.set_result(results[at])
             else:
                 future.set_exception(problem)
+
+    def _lock(self, db: sa.Connection) -> None:
+        """Keep every other writer out until this transaction ends, and say that we are alive."""
+        db.execute(sa.select(VERSION.c.version).with_for_update())
+        if time.monotonic() - self._beaten >= BEAT_S / 2:
+            db.execute(OWNERS.update().where(OWNERS.c.owner == self.owner).values(beat=self._said.now))
+            self._beaten = time.monotonic()
+
+    def _do(self, db: sa.Connection, batch: list[Sequence[Operation]]) -> list[list[Outcome]]:
+        """The outcomes of each sequence; a call that occurs twice is dealt with in rounds, in order."""
+        pending: dict[str, Operation] = {}
+        places: list[tuple[int, str]] = []
+        results: list[list[Outcome]] = [[] for _ in batch]
+
+        def finish() -> None:
+            outcomes = self._round(db, list(pending.values()))
+            for at, key in places:
+                results[at].append(outcomes[key])
+            pending.clear()
+            places.clear()
+
+        for at, operations in enumerate(batch):
+            for operation in operations:
+                if operation.key in pending:
+                    finish()
+                pending[operation.key] = operation
+                places.append((at, operation.key))
+        if pending:
+            finish()
+        return results
+
+
+class _Statements:
+    """The statements over a batch, each with its rows as one JSON array of arrays in the parameter ``rows``."""
+
+    def __init__(self, dialect: str) -> None:
+        rows = sa.bindparam("rows", type_=sa.Text)
+        owner, account = sa.bindparam("owner", type_=sa.Text), sa.bindparam("account", type_=sa.Text)
+        row: Any
+        if dialect == "postgresql":
+            self.now: Any = sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), REAL)
+            row = sa.func.json_array_elements(sa.cast(rows, sa.JSON)).table_valued(sa.column("value", sa.JSON))
+        else:
+            self.now = (sa.func.julianday("now") - 2440587.5) * 86400.0
+            row = sa.func.json_each(rows).table_valued("value")
+
+        def text(at: int) -> Any:
+            return row.c.value.op("->>", return_type=sa.Text())(sa.literal_column(str(at)))
+
+        def number(at: int) -> Any:
+            return sa.cast(text(at), REAL)
+
+        this = CALLS.c.call_key == text(0)
+        held = sa.and_(this, CALLS.c.status == "claimed", CALLS.c.owner == owner)
+        count = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(CALLS.c.reserved_usd), 0.0))
+        self.held = count.select_from(CALLS).where(held)
+        self.held_keys = sa.select(CALLS.c.call_key).where(held)
+        answered = CALLS.c.status == "answered"
+        self.found = sa.select(
+            CALLS.c.call_key,
+            CALLS.c.status,
+            CALLS.c.owner,
+            sa.case((answered, CALLS.c.response)).label("response"),
+            CALLS.c.cost_usd,
+            CALLS.c.latency_s,
+        ).where(this)
+        ended = CALLS.update().where(this)
+        self.reply = ended.values(
+            status="answered", response=text(1), cost_usd=number(2), latency_s=number(3), reserved_usd=0.0
+        )
+        self.release = ended.values(status="unanswered", error=text(1), reserved_usd=0.0)
+        self.abandon = ended.values(
+            status="unanswered",
+            error="stopped in flight",
+            lost_usd=CALLS.c.lost_usd + CALLS.c.reserved_usd,
+            lost_claims=CALLS.c.lost_claims + 1,
+            reserved_usd=0.0,
+        )
+        columns = (
+            "call_key", "request", "reserved_usd", "status", "owner", "account", "cost_usd", "lost_usd", "lost_claims",
+        )  # fmt: skip
+        zero = sa.literal(0.0, REAL)
+        fresh = sa.select(text(0), text(1), number(2), sa.literal("claimed"), owner, account, zero, zero, sa.literal(0))
+        self.add = CALLS.insert().from_select(columns, fresh, include_defaults=False)
+        # Taken from a dead owner it may have been paid; given back it was not.
+        taken = CALLS.c.status == "claimed"
+        self.again = ended.values(
+            status="claimed",
+            owner=owner,
+            account=account,
+            lost_usd=CALLS.c.lost_usd + sa.case((taken, CALLS.c.reserved_usd), else_=0.0),
+            lost_claims=CALLS.c.lost_claims + sa.case((taken, 1), else_=0),
+            reserved_usd=number(1),
+            error=None,
+        )
+
+
+def database_url(place: Path | str) -> sa.URL:
+    """The URL of a ledger: a path is a SQLite file, a string the URL of a PostgreSQL or SQLite database.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if isinstance(place, Path):
+        return sa.URL.create("sqlite", database=str(place))
+    try:
+        url = sa.make_url(place)
+    except SQLAlchemyError:
+        raise ConfigError("the ledger's URL cannot be read; write postgresql+psycopg://user@host/database") from None
+    if url.drivername == "postgresql":
+        url = url.set(drivername="postgresql+psycopg")
+    if url.drivername not in ("postgresql+psycopg", "sqlite"):
+        raise ConfigError(
+            f"a ledger cannot be on {url.drivername!r}; leave `ledger` out for SQLite in the run's folder, or write "
+            "postgresql+psycopg://user@host/database"
+        )
+    return url
+
+
+def _engine(url: sa.URL) -> sa.Engine:
+    if url.get_backend_name() == "sqlite":
+        Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
+        engine = sa.create_engine(url, connect_args={"timeout": 60}, hide_parameters=True)
+        event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "begin", _begin_immediate)
+        return engine
+    try:
+        return sa.create_engine(url, pool_pre_ping=True, hide_parameters=True)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "a ledger on PostgreSQL needs the package psycopg; pip install -c constraints.txt -e '.[postgres]'"
+        ) from error
+
+
+def _array(rows: Iterable[Sequence[object]]) -> str:
+    return json.dumps(list(rows), ensure_ascii=False)
+
+
+def _reason(error: Exception) -> str:
+    """The database's own words: SQLAlchemy's carry the statement."""
+    return str(error.__cause__ or error).strip()
 
 
 def _process_lives(pid: int) -> bool:
