@@ -84,7 +84,7 @@ class PairwiseJudge:
             temperature=self.options.temperature,
             seed=seed_from(self.toolbox.seed, "judge", self.options.name, *texts.values()),
             choices=parsing.CHOICES if self.options.verdict == "logprob" else (),
-            response_schema=parsing.SCHEMA if self.options.verdict == "json" else None,
+            response_schema=parsing.schema() if self.options.verdict == "json" else None,
         )
 
     def _verdict(self, answer: Answer) -> parsing.Verdict:

@@ -6,20 +6,12 @@ never a guess. Ratings are never searched for in prose.
 
 import json
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 VERDICTS = {"A": 1.0, "B": 0.0, "tie": 0.5}
 """Preference for the answer shown first."""
-SCHEMA: Mapping[str, Any] = {
-    "type": "object",
-    "properties": {"rationale": {"type": "string"}, "verdict": {"type": "string", "enum": list(VERDICTS)}},
-    "required": ["rationale", "verdict"],
-    "additionalProperties": False,
-}
-LAST_LINE = re.compile(r"Verdict: (A|B|tie)")
 CHOICES = ("A", "B")
 MIN_CHOICE_MASS = 0.01
 """Below this the model was saying something else, and its A or B means nothing."""
@@ -37,24 +29,47 @@ class UnreadableError(ValueError):
     """The reply is not in the documented shape."""
 
 
-def from_text(text: str) -> Verdict:
-    """A reply whose last line is exactly ``Verdict: A``, ``Verdict: B`` or ``Verdict: tie``, and no other such line.
+def from_text(text: str, verdicts: Mapping[str, float] = VERDICTS) -> Verdict:
+    """A reply whose last line is exactly ``Verdict: `` and one of *verdicts*, and no other line is.
 
     Raises:
         UnreadableError: no such last line, or the reply holds several.
     """
     lines = [line.strip() for line in text.strip().splitlines()]
-    found = [match for line in lines if (match := LAST_LINE.fullmatch(line))]
-    if len(found) != 1 or not LAST_LINE.fullmatch(lines[-1]):
-        raise UnreadableError(f"expected one last line `Verdict: A|B|tie`, found {len(found)} such lines")
-    return Verdict(VERDICTS[found[0].group(1)], "\n".join(lines[:-1]).strip() or None)
+    found = [line for line in lines if line.removeprefix("Verdict: ") in verdicts and line.startswith("Verdict: ")]
+    if len(found) != 1 or found[0] != lines[-1]:
+        raise UnreadableError(f"expected one last line `Verdict: {'|'.join(verdicts)}`, found {len(found)} such lines")
+    return Verdict(verdicts[found[0].removeprefix("Verdict: ")], "\n".join(lines[:-1]).strip() or None)
 
 
-def from_json(text: str) -> Verdict:
-    """A reply that is one JSON object ``{"rationale": str, "verdict": "A" | "B" | "tie"}`` and nothing else.
+def schema(verdicts: Mapping[str, float] = VERDICTS) -> Mapping[str, Any]:
+    """JSON schema of what :func:`from_json` reads."""
+    return {
+        "type": "object",
+        "properties": {"rationale": {"type": "string"}, "verdict": {"type": "string", "enum": list(verdicts)}},
+        "required": ["rationale", "verdict"],
+        "additionalProperties": False,
+    }
+
+
+def from_json(text: str, verdicts: Mapping[str, float] = VERDICTS) -> Verdict:
+    """A reply that is one JSON object ``{"rationale": str, "verdict": one of verdicts}`` and nothing else.
 
     Raises:
         UnreadableError: no such object, a key too many or too few, a repeated key, or another verdict.
+    """
+    fields = json_object(text, ("rationale", "verdict"))
+    verdict = fields["verdict"]
+    if not isinstance(verdict, str) or verdict not in verdicts:
+        raise UnreadableError(f"expected verdict to be one of {', '.join(verdicts)}, found {verdict!r:.60}")
+    return Verdict(verdicts[verdict], rationale_of(fields))
+
+
+def json_object(text: str, keys: Sequence[str]) -> dict[str, object]:
+    """A reply that is one JSON object with exactly *keys*, and nothing else.
+
+    Raises:
+        UnreadableError: no such object, a key too many or too few, or a repeated key.
     """
     try:
         value: object = json.loads(text, object_pairs_hook=_no_repeats)
@@ -63,13 +78,22 @@ def from_json(text: str) -> Verdict:
     if not isinstance(value, dict):
         raise UnreadableError(f"expected a JSON object, found {type(value).__name__}")
     fields = cast("dict[str, object]", value)
-    if set(fields) != {"rationale", "verdict"}:
-        raise UnreadableError(f"expected the keys rationale and verdict, found {sorted(fields)[:10]}")
-    verdict, rationale = fields["verdict"], fields["rationale"]
-    if not isinstance(verdict, str) or verdict not in VERDICTS or not isinstance(rationale, str):
-        raise UnreadableError(f"expected verdict to be one of {', '.join(VERDICTS)}, found {verdict!r:.60}")
+    if set(fields) != set(keys):
+        raise UnreadableError(f"expected the keys {', '.join(keys)}, found {sorted(fields)[:10]}")
+    return fields
+
+
+def rationale_of(fields: Mapping[str, object]) -> str | None:
+    """The judge's words in an object that :func:`json_object` read; None when it gave none.
+
+    Raises:
+        UnreadableError: it is no text.
+    """
+    rationale = fields["rationale"]
+    if not isinstance(rationale, str):
+        raise UnreadableError(f"expected rationale to be text, found {rationale!r:.60}")
     # A broken \u escape is no text; the verdict does not hang on it.
-    return Verdict(VERDICTS[verdict], rationale.encode(errors="replace").decode() or None)
+    return rationale.encode(errors="replace").decode() or None
 
 
 def from_logprobs(logprobs: Mapping[str, float]) -> Verdict:
@@ -78,15 +102,30 @@ def from_logprobs(logprobs: Mapping[str, float]) -> Verdict:
     Raises:
         UnreadableError: the tokens that spell A or B hold less than 1 % of the probability.
     """
-    mass = dict.fromkeys(CHOICES, 0.0)
+    return Verdict(shares(logprobs, CHOICES)["A"])
+
+
+def shares(logprobs: Mapping[str, float], choices: Sequence[str]) -> dict[str, float]:
+    """Choice -> its probability, renormalised over every token that spells one of them; they sum to one.
+
+    Args:
+        logprobs: token -> log-probability of the first token, nats.
+        choices: words of one token each, none of them the beginning of another.
+
+    Raises:
+        UnreadableError: the tokens that spell a choice hold less than 1 % of the probability.
+    """
+    mass = dict.fromkeys(choices, 0.0)
     for token, logprob in logprobs.items():
-        spelled = token.replace("Ġ", " ").replace("▁", " ").strip().strip("\"'*`.")
+        spelled = token.replace("Ġ", " ").replace("▁", " ").strip().lstrip("\"'*`").rstrip("\"'*`.")
         if spelled in mass and math.isfinite(logprob):
             mass[spelled] += math.exp(min(logprob, 0.0))
     total = sum(mass.values())
     if total < MIN_CHOICE_MASS:
-        raise UnreadableError(f"A and B together have probability {total:.4f}; the reply starts with neither")
-    return Verdict(mass["A"] / total)
+        raise UnreadableError(
+            f"{' and '.join(choices)} together have probability {total:.4f}; the reply starts with neither"
+        )
+    return {choice: own / total for choice, own in mass.items()}
 
 
 def _no_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -11,7 +11,7 @@ import hmac
 import re
 from collections.abc import Mapping, Sequence
 
-PLACEHOLDER = re.compile(r"\{(prompt|first|second|reference|answer)\}")
+PLACEHOLDER = re.compile(r"\{(prompt|first|second|reference|answer(?:_[a-z])?)\}")
 
 
 def fence_tag(secret: bytes, text: str, others: Sequence[str] = ()) -> str:
