@@ -24,7 +24,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from pipeline import discovery
+from pipeline import discovery, prices
 from pipeline.errors import ConfigError
 
 
@@ -102,6 +102,13 @@ class EndpointConfig(Frozen):
     attempts: int = Field(default=6, ge=1)
     """Tries per call when the transport fails (429, 5xx, dropped connection, time-out)."""
 
+    def price_of(self, options: "ModelConfig") -> Price | None:
+        """What a model costs here: its own `price`, else the shipped table's where this is the vendor's endpoint."""
+        if options.price is not None:
+            return options.price
+        row = prices.listed(self.base_url, options.model)
+        return row and Price(input=row.input, output=row.output, cached_input=row.cached_input)
+
 
 class ModelConfig(Frozen):
     """Where a model runs: an endpoint, or in this process. Base of generators and LM judges."""
@@ -115,7 +122,7 @@ class ModelConfig(Frozen):
     engine_args: dict[str, Any] = Field(default_factory=dict)
     """Passed to the engine as they are, e.g. `{max_model_len: 4096}`."""
     price: Price | None = None
-    """US$ per million tokens; needed under a budget."""
+    """US$ per million tokens; needed under a budget, unless the shipped table lists the vendor's model."""
     max_tokens: int = Field(default=512, ge=1)
     """Longest answer, tokens."""
 
@@ -356,7 +363,7 @@ class Config(Frozen):
                         f"endpoint {user.endpoint!r} of model {user.model!r} is not defined; endpoints has: "
                         f"{', '.join(self.endpoints) or 'nothing'}",
                     )
-                if self.budget is not None and user.price is None:
+                if self.budget is not None and self.endpoints[user.endpoint].price_of(user) is None:
                     raise _fault(
                         (key, at, "price"),
                         f"model {user.model!r} has no `price`, so its calls cannot be held under `budget`; "

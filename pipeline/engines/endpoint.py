@@ -39,6 +39,7 @@ class EndpointEngine:
         self.endpoint: EndpointConfig = toolbox.endpoint(name)
         self.ledger: Ledger = toolbox.ledger
         self.key = api_key(name, self.endpoint)
+        self.price = self.endpoint.price_of(options)
         self.answered = 0
 
     def complete(self, requests: Sequence[Request], advance: Advance) -> list[Answer]:
@@ -75,7 +76,7 @@ class EndpointEngine:
     async def _answer(self, client: openai.AsyncOpenAI, pace: "_Pace", request: Request) -> Answer:
         body = request_body(self.options.model, request)
         key = call_key(self.endpoint.base_url, body, request)
-        reserve = worst_case_usd(body, self.options.price)
+        reserve = worst_case_usd(body, self.price)
         while isinstance(claim := await self._claim(key, body, reserve), Busy):  # noqa: ASYNC110
             await asyncio.sleep(POLL_S)
         if isinstance(claim, Recorded):
@@ -90,7 +91,7 @@ class EndpointEngine:
             # thread does this whether or not anybody is left to wait for it.
             self.ledger.abandon(key)
             raise
-        cost = cost_usd(response, self.options.price)
+        cost = cost_usd(response, self.price)
         await asyncio.shield(asyncio.wrap_future(self.ledger.answer(key, response, cost, latency)))
         self.answered += 1
         return read_answer(key, response, cost, latency)
