@@ -1,5 +1,5 @@
 """Fixtures that any test may ask for by name."""
 
-from tests.postgres import postgres, postgres_url
+from tests.postgres import ledger_place, postgres, postgres_url
 
-__all__ = ["postgres", "postgres_url"]
+__all__ = ["ledger_place", "postgres", "postgres_url"]

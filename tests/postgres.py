@@ -106,3 +106,9 @@ def postgres() -> Iterator[Postgres]:
 def postgres_url(postgres: Postgres) -> str:
     """The URL of a fresh database."""
     return postgres.database()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def ledger_place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    """Where an empty ledger may lie: a file, then a fresh database of a real PostgreSQL."""
+    return tmp_path / "ledger.sqlite" if request.param == "sqlite" else request.getfixturevalue("postgres_url")

@@ -1,6 +1,9 @@
-"""Pins down the ledger: an answered call is never made again, a hard budget, and what a dead owner leaves behind."""
+"""Pins down the ledger: an answered call is never made again, a hard budget, and what a dead owner leaves behind.
 
-import sqlite3
+Every test runs on SQLite and on a real PostgreSQL.
+"""
+
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -8,49 +11,52 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from pipeline import ledger as module
-from pipeline.errors import BudgetError, StorageError
-from pipeline.ledger import Busy, Claimed, Ledger, Recorded
+from pipeline.errors import BudgetError, ConfigError, StorageError
+from pipeline.ledger import OWNERS, Busy, Claimed, Ledger, Recorded
 
-BODY = {"model": "m", "messages": [{"role": "user", "content": "é \ud83d"}]}
-REPLY = {"choices": [{"message": {"content": "yes"}}]}
+BODY = {"model": "m", "messages": [{"role": "user", "content": "é \ud83d \x00"}]}
+REPLY = {"choices": [{"message": {"content": "yes \x00 \ud83d"}}]}
 WAIT_S = 20
+Place = Path | str
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "ledger.sqlite"
-
-
-@pytest.fixture
-def ledger(path: Path) -> Iterator[Ledger]:
-    made = Ledger(path, budget_usd=1.0)
+def ledger(ledger_place: Place) -> Iterator[Ledger]:
+    made = Ledger(ledger_place, budget_usd=1.0)
     yield made
     made.close()
 
 
-def kill(path: Path, owner: Ledger) -> None:
+def change_owner(place: Place, owner: Ledger, **values: object) -> None:
+    """Let *owner* look otherwise than it is."""
+    through = Ledger(place)
+    with through.engine.begin() as db:
+        db.execute(OWNERS.update().where(OWNERS.c.owner == owner.owner).values(**values))
+    through.close()
+
+
+def kill(place: Place, owner: Ledger) -> None:
     """Let *owner* look as if its process had died."""
     gone = subprocess.Popen(["true"])
     gone.wait()
-    with sqlite3.connect(path) as db:
-        db.execute("update owners set pid = ? where owner = ?", (gone.pid, owner.owner))
-    db.close()
+    change_owner(place, owner, pid=gone.pid)
 
 
 def claim(of: Ledger, key: str, reserve: float = 0.1) -> Recorded | Claimed | Busy:
     return of.claim(key, BODY, reserve).result(WAIT_S)
 
 
-def test_claimed_then_answered_then_recorded_for_ever(path: Path, ledger: Ledger) -> None:
+def test_claimed_then_answered_then_recorded_for_ever(ledger_place: Place, ledger: Ledger) -> None:
     assert claim(ledger, "k") == Claimed()
     assert ledger.charged_usd() == pytest.approx(0.1)
     ledger.answer("k", REPLY, 0.04, 1.5).result(WAIT_S)
     assert ledger.charged_usd() == pytest.approx(0.04)
     assert claim(ledger, "k") == Recorded(REPLY, 0.04, 1.5)
     # another process, later, with no budget left at all
-    later = Ledger(path, budget_usd=0.0)
+    later = Ledger(ledger_place, budget_usd=0.0)
     assert claim(later, "k", 99) == Recorded(REPLY, 0.04, 1.5)
     assert later.charged_usd() == pytest.approx(0.04)
     later.close()
@@ -87,8 +93,8 @@ def test_an_abandoned_call_stays_charged_and_is_listed(ledger: Ledger) -> None:
     assert ledger.possibly_paid() == ["k"]
 
 
-def test_of_two_living_owners_one_makes_the_call(path: Path, ledger: Ledger) -> None:
-    other = Ledger(path, budget_usd=1.0)
+def test_of_two_living_owners_one_makes_the_call(ledger_place: Place, ledger: Ledger) -> None:
+    other = Ledger(ledger_place, budget_usd=1.0)
     assert claim(ledger, "k") == Claimed()
     assert claim(other, "k") == Busy()
     assert claim(ledger, "k") == Busy()
@@ -97,10 +103,10 @@ def test_of_two_living_owners_one_makes_the_call(path: Path, ledger: Ledger) -> 
     other.close()
 
 
-def test_a_dead_owners_claim_is_taken_over_listed_and_stays_charged(path: Path, ledger: Ledger) -> None:
-    dead = Ledger(path)
+def test_a_dead_owners_claim_is_taken_over_listed_and_stays_charged(ledger_place: Place, ledger: Ledger) -> None:
+    dead = Ledger(ledger_place)
     claim(dead, "k", 0.3)
-    kill(path, dead)
+    kill(ledger_place, dead)
     assert claim(ledger, "k", 0.2) == Claimed()
     assert ledger.possibly_paid() == ["k"]
     assert ledger.charged_usd() == pytest.approx(0.5)  # .3 that may have been paid, .2 reserved now
@@ -109,30 +115,51 @@ def test_a_dead_owners_claim_is_taken_over_listed_and_stays_charged(path: Path, 
     dead.close()
 
 
-def test_an_owner_elsewhere_is_dead_when_its_heart_stopped(path: Path, ledger: Ledger) -> None:
-    away = Ledger(path)
+def test_an_owner_elsewhere_is_dead_when_its_heart_stopped(ledger_place: Place, ledger: Ledger) -> None:
+    away = Ledger(ledger_place)
     claim(away, "k")
     away.close()
-    with sqlite3.connect(path) as db:
-        db.execute("update owners set host = 'elsewhere', pid = 1 where owner = ?", (away.owner,))
+    change_owner(ledger_place, away, host="elsewhere", pid=1)
     assert claim(ledger, "k") == Busy()
-    with sqlite3.connect(path) as db:
-        late = module.DEAD_AFTER_S + 1
-        db.execute("update owners set beat = beat - ? where owner = ?", (late, away.owner))
-    db.close()
+    late = module.DEAD_AFTER_S + 1
+    change_owner(ledger_place, away, beat=OWNERS.c.beat - late)
     assert claim(ledger, "k") == Claimed()
     assert ledger.possibly_paid() == ["k"]
 
 
-def test_an_idle_owner_keeps_its_heart_beating(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_owner_here_is_dead_when_its_heart_stopped_though_its_number_lives(
+    ledger_place: Place, ledger: Ledger
+) -> None:
+    """Process numbers come again: the heartbeat tells a new process from the old one."""
+    away = Ledger(ledger_place)
+    claim(away, "k")
+    away.close()
+    change_owner(ledger_place, away, host=socket.gethostname(), pid=1, beat=OWNERS.c.beat - module.DEAD_AFTER_S - 1)
+    assert claim(ledger, "k") == Claimed()
+
+
+def test_who_was_taken_for_dead_writes_nothing(ledger_place: Place, ledger: Ledger) -> None:
+    """A process that was held up for long finds its claim taken over: its late reply must not undo the other's."""
+    late = Ledger(ledger_place)
+    claim(late, "k", 0.3)
+    change_owner(ledger_place, late, beat=OWNERS.c.beat - module.DEAD_AFTER_S - 1)
+    assert claim(ledger, "k", 0.2) == Claimed()
+    assert late.answer("k", {"choices": []}, 0.1, 1).result(WAIT_S) is False
+    assert late.release("k", "late").result(WAIT_S) is False
+    assert late.abandon("k").result(WAIT_S) is False
+    assert ledger.answer("k", REPLY, 0.05, 1).result(WAIT_S) is True
+    assert claim(ledger, "k") == Recorded(REPLY, 0.05, 1)
+    assert ledger.charged_usd() == pytest.approx(0.35)  # .3 that may have been paid, .05 that was
+    late.close()
+
+
+def test_an_idle_owner_keeps_its_heart_beating(ledger_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BEAT_S", 0.02)
-    made = Ledger(path)
+    made = Ledger(ledger_place)
 
     def beat() -> float:
-        db = sqlite3.connect(path)
-        found = db.execute("select beat from owners").fetchone()[0]
-        db.close()
-        return float(found)
+        with made.engine.connect() as db:
+            return float(db.execute(sa.select(OWNERS.c.beat)).scalar_one())
 
     before = beat()
     waiting = threading.Event()
@@ -159,16 +186,16 @@ def test_the_budget_is_hard(ledger: Ledger) -> None:
     assert claim(ledger, "one more", 0.11) == Claimed()
 
 
-def test_the_budget_holds_between_processes(path: Path, ledger: Ledger) -> None:
-    other = Ledger(path, budget_usd=1.0)
+def test_the_budget_holds_between_processes(ledger_place: Place, ledger: Ledger) -> None:
+    other = Ledger(ledger_place, budget_usd=1.0)
     claim(ledger, "a", 0.6)
     with pytest.raises(BudgetError):
         claim(other, "b", 0.6)
     other.close()
 
 
-def test_many_threads_claim_each_call_once(path: Path, ledger: Ledger) -> None:
-    other = Ledger(path, budget_usd=1000)
+def test_many_threads_claim_each_call_once(ledger_place: Place, ledger: Ledger) -> None:
+    other = Ledger(ledger_place, budget_usd=1000)
     ledger.budget_usd = 1000
     keys = [f"k{at % 40}" for at in range(160)]
     with ThreadPoolExecutor(16) as pool:
@@ -196,13 +223,13 @@ def test_what_cannot_be_written_fails_alone(ledger: Ledger) -> None:
     assert ledger.charged_usd() == pytest.approx(0.1)
 
 
-def test_closing_writes_what_is_waiting(path: Path) -> None:
-    made = Ledger(path)
+def test_closing_writes_what_is_waiting(ledger_place: Place) -> None:
+    made = Ledger(ledger_place)
     for at in range(50):
         made.claim(f"k{at}", BODY, 0.0)
         made.answer(f"k{at}", REPLY, 0.0, 1)
     made.close()
-    later = Ledger(path)
+    later = Ledger(ledger_place)
     assert all(isinstance(claim(later, f"k{at}"), Recorded) for at in range(50))
     later.close()
 
@@ -211,3 +238,19 @@ def test_a_ledger_that_cannot_be_opened_says_so(tmp_path: Path) -> None:
     (tmp_path / "ledger.sqlite").write_text("this is no database, and long enough to be looked at" * 100)
     with pytest.raises(StorageError, match="the ledger cannot be opened"):
         Ledger(tmp_path / "ledger.sqlite")
+
+
+def test_a_database_that_is_not_there_is_named_without_its_password() -> None:
+    with pytest.raises(StorageError, match="the ledger cannot be opened") as found:
+        Ledger("postgresql://somebody:secret-word@127.0.0.1:1/nothing")
+    assert "secret-word" not in str(found.value)
+    with pytest.raises(ConfigError, match="postgresql"):
+        Ledger("mysql://somebody:secret-word@127.0.0.1:1/nothing")
+
+
+def test_accounts_on_one_database_have_budgets_of_their_own(ledger_place: Place, ledger: Ledger) -> None:
+    other = Ledger(ledger_place, budget_usd=1.0, account="other")
+    claim(ledger, "a", 0.9)
+    assert claim(other, "b", 0.9) == Claimed()
+    assert (ledger.charged_usd(), other.charged_usd()) == (pytest.approx(0.9), pytest.approx(0.9))
+    other.close()
