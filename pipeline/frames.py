@@ -7,6 +7,8 @@ import polars as pl
 
 SHARD_PROMPTS = 128
 """Prompts in a shard, about."""
+GOLD = "gold"
+"""The annotator that stands for a known answer, and the queue such labels are in."""
 
 
 def conversation(messages: Sequence[Mapping[str, str]]) -> tuple[tuple[str, str], ...]:
@@ -38,15 +40,21 @@ def with_texts(pairs: pl.DataFrame, samples: pl.DataFrame, prompts: pl.DataFrame
     )
 
 
+def given_by_people(labels: pl.DataFrame) -> pl.DataFrame:
+    """*labels* without the known answers (annotator and queue ``gold``), which are nobody's opinion."""
+    return labels.filter((pl.col("annotator") != GOLD) | (pl.col("queue").cast(pl.String) != GOLD))
+
+
 def people(labels: pl.DataFrame) -> pl.DataFrame:
-    """What people said of each pair.
+    """What people said of each pair; the known answers of gold items are left out.
 
     Columns: ``pair_id``; ``human``, the mean over annotators of a = 1, tie = 1/2, b = 0; ``for_a`` and ``for_b``, the
     shares that name a side; ``annotators``; ``audit``, whether all labels are; ``inclusion_prob``.
     """
     value = pl.col("label").cast(pl.String).replace_strict({"a": 1.0, "tie": 0.5, "b": 0.0}, return_dtype=pl.Float64)
     return (
-        labels.group_by("pair_id")
+        given_by_people(labels)
+        .group_by("pair_id")
         .agg(
             value.mean().alias("human"),
             (value == 1).mean().alias("for_a"),

@@ -159,6 +159,38 @@ class Duels(dy.Schema):
     panel = dy.Float64(nullable=True, min=0.0, max=1.0, description="The panel's P(trained preferred).")
 
 
+class Agreement(dy.Schema):
+    """How far raters agree, with 95 % intervals over whole prompts; docs/methods.md has the formulas."""
+
+    between = dy.Enum(
+        [
+            "judge_people",
+            "judge_person",
+            "judge_judge",
+            "person_person",
+            "length_people",
+            "length_person",
+            "panel_people",
+            "panel_person",
+        ],
+        primary_key=True,
+        description="Who is compared; `person_person` is the ceiling, `length_*` (prefer the longer) the floor.",
+    )
+    rater_1 = dy.String(primary_key=True, description="Judge or annotator, `longer`, `panel`, or `*` for any.")
+    rater_2 = dy.String(primary_key=True, description="Judge or annotator, `people` (their mean), or `*` for any.")
+    subset = dy.String(primary_key=True, description="`all`, `source:...` or `tag:...` of the prompts.")
+    measure = dy.Enum(
+        ["accuracy", "same", "cohen_kappa", "fleiss_kappa", "krippendorff_alpha", "gwet_ac1"],
+        primary_key=True,
+        description="`accuracy` leaves out rater_2's ties and counts rater_1's one half; `same` is equal labels.",
+    )
+    value = dy.Float64(nullable=True, description="Null where it is undefined: everything is one category.")
+    low = dy.Float64(nullable=True, description="Lower end of the interval; null where it is undefined.")
+    high = dy.Float64(nullable=True, description="Upper end.")
+    n = dy.Int64(min=0, description="Comparisons: pairs, times people where a rater is `*`.")
+    prompts = dy.Int64(min=0, description="Prompts they come from.")
+
+
 FRAMES: dict[str, type[dy.Schema]] = {
     "prompts": Prompts,
     "samples": Samples,
@@ -171,6 +203,7 @@ FRAMES: dict[str, type[dy.Schema]] = {
     "kept": Kept,
     "dropped": Dropped,
     "duels": Duels,
+    "agreement": Agreement,
 }
 
 
