@@ -1,41 +1,58 @@
 """An LM judge that reads both answers and says which is better. Touches its model through an engine only."""
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from judges import parsing
+from judges import framing, parsing
 from judges.asking import Heard, ask, logprobs, words
 from judges.base import Comparison, Judgment, Labelled, Opinions, Order
 from judges.rendering import fill, transcript
 from pipeline.config import JudgeConfig, ModelConfig
 from pipeline.engines.base import Answer, Request, Toolbox
-from pipeline.errors import ConfigError
 from pipeline.ids import seed_from, uniform_from
 
-RUBRICS = Path(__file__).parent / "rubrics"
-INSTRUCTIONS = {
-    "logprob": "",
-    "text": "\nExplain briefly, then end with one line that is exactly `Verdict: A`, `Verdict: B` or `Verdict: tie`.\n",
-    "json": '\nReply with JSON only: {"rationale": "<one or two sentences>", "verdict": "A" or "B" or "tie"}.\n',
+GRADES: Mapping[int, Mapping[str, float]] = {
+    3: parsing.VERDICTS,
+    5: {"A>>B": 1.0, "A>B": 3 / 4, "A=B": 1 / 2, "B>A": 1 / 4, "B>>A": 0.0},
+    7: {"A>>>B": 1.0, "A>>B": 5 / 6, "A>B": 4 / 6, "A=B": 1 / 2, "B>A": 2 / 6, "B>>A": 1 / 6, "B>>>A": 0.0},
+}
+"""Number of grades -> verdict -> preference for the answer shown first: the strength k of K as (1 + k / K) / 2."""
+WORDS = {
+    3: {"text": "`Verdict: A`, `Verdict: B` or `Verdict: tie`", "json": '"A" or "B" or "tie"'},
+    5: {
+        "text": "`Verdict: A>>B` (A is much better), `Verdict: A>B` (A is better), `Verdict: A=B` (neither is), "
+        "`Verdict: B>A` or `Verdict: B>>A`",
+        "json": '"A>>B" (A is much better) or "A>B" (A is better) or "A=B" (neither is) or "B>A" or "B>>A"',
+    },
+    7: {
+        "text": "`Verdict: A>>>B` (A is far better), `Verdict: A>>B` (A is better), `Verdict: A>B` (A is a little "
+        "better), `Verdict: A=B` (neither is), `Verdict: B>A`, `Verdict: B>>A` or `Verdict: B>>>A`",
+        "json": '"A>>>B" (A is far better) or "A>>B" (A is better) or "A>B" (A is a little better) or "A=B" '
+        '(neither is) or "B>A" or "B>>A" or "B>>>A"',
+    },
 }
 
 
 class PairwiseJudge:
     """Compares two answers in one prompt, in one order or both."""
 
+    FRAME: ClassVar[str] = "pairwise"
+
     class Options(JudgeConfig, ModelConfig):
         """Keys of ``kind: pairwise``."""
 
         rubric: str = "helpfulness"
-        """A rubric that ships (`helpfulness`, `concision`), or the path of your own text beside the config."""
+        """`helpfulness`, `accuracy`, `clarity`, `safety`, `instruction_following`, `concision`, or a file beside the
+        config: your own criteria, or a whole prompt with `{prompt}`, `{first}` and `{second}` in this order."""
         order: Literal["both", "ab", "ba", "random"] = "both"
         """Which answer is shown first; `random` is one order a pair, drawn from its id."""
         verdict: Literal["json", "text", "logprob"] = "json"
         """JSON object, last line of text, or the probability of the token A against B."""
+        scale: Literal[3, 5, 7] = 3
+        """Grades of a `json` or `text` verdict: A, B or tie, or with how much better (5 and 7)."""
         temperature: float = Field(default=0.0, ge=0, le=2)
         """Sampling temperature of the judge."""
         max_attempts: int = Field(default=1, ge=1)
@@ -43,11 +60,19 @@ class PairwiseJudge:
 
         def files(self, base: Path) -> list[Path]:
             """The rubric's file."""
-            return [rubric_file(self.rubric, base)]
+            return [framing.rubric_file(self.rubric, base)]
+
+        @model_validator(mode="after")
+        def _graded_in_words(self) -> "PairwiseJudge.Options":
+            if self.verdict == "logprob" and self.scale != min(GRADES):
+                raise ValueError("`scale` grades a verdict in words; `verdict: logprob` is graded by its probability")
+            return self
 
     def __init__(self, options: Options, toolbox: Toolbox) -> None:
         self.options, self.toolbox = options, toolbox
-        self.rubric = load_rubric(options.rubric, toolbox.base) + INSTRUCTIONS[options.verdict]
+        self.grades = GRADES[options.scale]
+        prompt = framing.template(self.FRAME, options.rubric, toolbox.base)
+        self.template = prompt.text + _instructions(options.verdict, options.scale, whole=prompt.whole)
 
     def fit(self, labelled: Sequence[Labelled]) -> None:
         """Nothing is learned from labels."""
@@ -77,21 +102,37 @@ class PairwiseJudge:
 
     def _request(self, item: Comparison, order: Order) -> Request:
         first, second = (item.completion_a, item.completion_b)[:: 1 if order == "ab" else -1]
-        texts = {"prompt": transcript(item.messages), "first": first, "second": second}
+        texts = {"prompt": transcript(item.messages), **self._extra(item), "first": first, "second": second}
         return Request(
-            messages=(("user", fill(self.rubric, texts, self.toolbox.secret)),),
+            messages=(("user", fill(self.template, texts, self.toolbox.secret)),),
             max_tokens=1 if self.options.verdict == "logprob" else self.options.max_tokens,
             temperature=self.options.temperature,
             seed=seed_from(self.toolbox.seed, "judge", self.options.name, *texts.values()),
             choices=parsing.CHOICES if self.options.verdict == "logprob" else (),
-            response_schema=parsing.schema() if self.options.verdict == "json" else None,
+            response_schema=parsing.schema(self.grades) if self.options.verdict == "json" else None,
         )
+
+    def _extra(self, item: Comparison) -> dict[str, str]:
+        """Texts that the frame shows besides the prompt and the two answers."""
+        del item
+        return {}
 
     def _verdict(self, answer: Answer) -> parsing.Verdict:
         if self.options.verdict == "logprob":
             return parsing.from_logprobs(logprobs(answer))
         text = words(answer)
-        return parsing.from_json(text) if self.options.verdict == "json" else parsing.from_text(text)
+        if self.options.verdict == "json":
+            return parsing.from_json(text, self.grades)
+        return parsing.from_text(text, self.grades)
+
+
+def _instructions(verdict: str, scale: int, *, whole: bool) -> str:
+    """What follows the question: the form of the verdict. A whole prompt says itself how a letter is asked for."""
+    if verdict == "logprob":
+        return "" if whole else "\nReply with one letter, A or B, and nothing else.\n"
+    if verdict == "text":
+        return f"\nExplain briefly, then end with one line that is exactly {WORDS[scale]['text']}.\n"
+    return '\nReply with JSON only: {"rationale": "<one or two sentences>", "verdict": ' + WORDS[scale]["json"] + "}.\n"
 
 
 def _judgment(item: Comparison, order: Order, heard: Heard[parsing.Verdict]) -> Judgment:
@@ -99,33 +140,3 @@ def _judgment(item: Comparison, order: Order, heard: Heard[parsing.Verdict]) -> 
         return Judgment(item.pair_id, order, None, heard.text, heard.error, heard.call_keys)
     preference = heard.value.first if order == "ab" else 1 - heard.value.first
     return Judgment(item.pair_id, order, preference, heard.value.rationale, None, heard.call_keys)
-
-
-def load_rubric(name: str, base: Path) -> str:
-    """The text of a rubric: one that ships, or a file beside the config.
-
-    Raises:
-        ConfigError: no such rubric, or its placeholders are not {prompt}, {first}, {second} in that order.
-    """
-    path = rubric_file(name, base)
-    text = path.read_text(encoding="utf-8")
-    found = re.findall(r"\{(\w+)\}", text)
-    if found != ["prompt", "first", "second"]:
-        raise ConfigError(
-            f"rubric {path}: placeholders are {found}, needed are {{prompt}} {{first}} {{second}} in order"
-        )
-    return text
-
-
-def rubric_file(name: str, base: Path) -> Path:
-    """Where a rubric lies.
-
-    Raises:
-        ConfigError: it is neither one that ships nor a file beside the config.
-    """
-    shipped = RUBRICS / f"{name}.md"
-    path = shipped if shipped.is_file() else base / name
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in RUBRICS.glob("*.md")))
-        raise ConfigError(f"rubric {name!r} is neither one of {known} nor the file {path}")
-    return path
