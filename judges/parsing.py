@@ -42,6 +42,19 @@ def from_text(text: str, verdicts: Mapping[str, float] = VERDICTS) -> Verdict:
     return Verdict(verdicts[found[0].removeprefix("Verdict: ")], "\n".join(lines[:-1]).strip() or None)
 
 
+def last_line(text: str, what: str) -> tuple[str, str | None]:
+    """(what follows ``Verdict: `` on the last line, what stands before it); no other line may begin so.
+
+    Raises:
+        UnreadableError: no such last line, or several; *what* says what it should hold.
+    """
+    lines = [line.strip() for line in text.strip().splitlines()]
+    found = [line for line in lines if line.startswith("Verdict: ")]
+    if len(found) != 1 or found[0] != lines[-1]:
+        raise UnreadableError(f"expected one last line `Verdict: {what}`, found {len(found)} such lines")
+    return found[0].removeprefix("Verdict: "), "\n".join(lines[:-1]).strip() or None
+
+
 def schema(verdicts: Mapping[str, float] = VERDICTS) -> Mapping[str, Any]:
     """JSON schema of what :func:`from_json` reads."""
     return {
