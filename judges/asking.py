@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from judges.parsing import UnreadableError
+from judges.sealing import unsealed
 from pipeline.engines.base import Advance, Answer, Call, Engine, Request
 from pipeline.ids import seed_from
 
@@ -54,7 +55,7 @@ def ask(
         for at, answer in zip(todo, answers, strict=True):
             calls[answer.call.call_key] = answer.call
             earlier = heard[at].call_keys if at in heard else ()
-            heard[at] = _heard(answer, read, (*earlier, answer.call.call_key))
+            heard[at] = _heard(requests[at], answer, read, (*earlier, answer.call.call_key))
             if heard[at].error is not None and not (answer.error or "").startswith(FINAL):
                 again.append(at)
         todo = again
@@ -106,9 +107,12 @@ def _again(request: Request, attempt: int) -> Request:
     return replace(request, attempt=attempt, seed=seed_from(request.seed, "attempt", attempt))
 
 
-def _heard(answer: Answer, read: Callable[[Answer], T], keys: tuple[str, ...]) -> Heard[T]:
+def _heard(request: Request, answer: Answer, read: Callable[[Answer], T], keys: tuple[str, ...]) -> Heard[T]:
     try:
-        return Heard(read(answer), None, answer.text, keys)
+        shaped = answer
+        if answer.text is not None and answer.finish_reason != "length":
+            shaped = replace(answer, text=unsealed(request, answer.text))
+        return Heard(read(shaped), None, answer.text, keys)
     except UnreadableError as error:
         return Heard(None, str(error), answer.text, keys)
 

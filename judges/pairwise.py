@@ -10,6 +10,7 @@ from judges import framing, parsing
 from judges.asking import Heard, ask, logprobs, words
 from judges.base import Comparison, Judgment, Labelled, Opinions, Order
 from judges.rendering import fill, transcript
+from judges.sealing import sealed
 from pipeline.config import JudgeConfig, ModelConfig
 from pipeline.engines.base import Answer, Request, Toolbox
 from pipeline.ids import seed_from, uniform_from
@@ -103,7 +104,7 @@ class PairwiseJudge:
     def _request(self, item: Comparison, order: Order) -> Request:
         first, second = (item.completion_a, item.completion_b)[:: 1 if order == "ab" else -1]
         texts = {"prompt": transcript(item.messages), **self._extra(item), "first": first, "second": second}
-        return Request(
+        request = Request(
             messages=(("user", fill(self.template, texts, self.toolbox.secret)),),
             max_tokens=1 if self.options.verdict == "logprob" else self.options.max_tokens,
             temperature=self.options.temperature,
@@ -111,6 +112,7 @@ class PairwiseJudge:
             choices=parsing.CHOICES if self.options.verdict == "logprob" else (),
             response_schema=parsing.schema(self.grades) if self.options.verdict == "json" else None,
         )
+        return sealed(request, texts.values(), self.toolbox.secret)
 
     def _extra(self, item: Comparison) -> dict[str, str]:
         """Texts that the frame shows besides the prompt and the two answers."""

@@ -1,9 +1,10 @@
 """Puts untrusted text into a judge's prompt. Pure: strings in, strings out.
 
-Two defences, both structural. Every text stands between fences whose tag is an HMAC of the text, drawn
-again while it occurs in any of the texts, so no text can close its own block or open another. And the
-template is filled in one pass, so a placeholder inside an answer stays the words it is. The same text
-under the same secret gets the same fence: ledger keys and prefix caches hit.
+Three defences, all structural. Every text stands between fences whose tag is an HMAC of the text, drawn again while it
+occurs in any of the texts, so no text can close its own block or open another. The template is filled in one pass, so a
+placeholder inside an answer stays the words it is. And strings that a chat model's tokenizer reads as control are kept
+text (``pipeline.control_tokens``). The same text under the same secret gets the same fence: ledger keys and prefix
+caches hit.
 """
 
 import hashlib
@@ -11,17 +12,22 @@ import hmac
 import re
 from collections.abc import Mapping, Sequence
 
-PLACEHOLDER = re.compile(r"\{(prompt|first|second|reference|answer(?:_[a-z])?)\}")
+from pipeline.control_tokens import defused
+
+NAMES = ("prompt", "first", "second", "reference", "answer")
+"""Placeholders that a template may have besides those of the texts it is filled with."""
+ROLES = ("system", "user", "assistant", "tool", "developer")
 
 
 def fence_tag(secret: bytes, text: str, others: Sequence[str] = ()) -> str:
     """Eight hex digits for *text* that occur neither in it nor in *others*."""
+    drawn = hmac.new(secret, f"0\x00{text}".encode(), hashlib.sha256).digest()
     attempt = 0
-    while True:
-        tag = hmac.new(secret, f"{attempt}\x00{text}".encode(), hashlib.sha256).hexdigest()[:8]
-        if not any(tag in candidate for candidate in (text, *others)):
-            return tag
+    # Cheap to draw again: a text may hold thousands of tags that its author foresaw.
+    while any((tag := drawn.hex()[:8]) in candidate for candidate in (text, *others)):
         attempt += 1
+        drawn = hmac.new(secret, attempt.to_bytes(8, "big") + drawn, hashlib.sha256).digest()
+    return tag
 
 
 def fill(template: str, texts: Mapping[str, str], secret: bytes) -> str:
@@ -30,18 +36,27 @@ def fill(template: str, texts: Mapping[str, str], secret: bytes) -> str:
     Raises:
         KeyError: the template names a placeholder that *texts* does not hold.
     """
-    every = tuple(texts.values())
+    shown = {name: defused(text) for name, text in texts.items()}
+    every = tuple(shown.values())
+    placeholder = re.compile(rf"\{{({'|'.join(map(re.escape, {**dict.fromkeys(NAMES), **shown}))})\}}")
 
     def block(match: re.Match[str]) -> str:
         name = match.group(1)
-        tag = fence_tag(secret, texts[name], every)
-        return f"<<{name} {tag}>>\n{texts[name]}\n<</{name} {tag}>>"
+        tag = fence_tag(secret, shown[name], every)
+        return f"<<{name} {tag}>>\n{shown[name]}\n<</{name} {tag}>>"
 
-    return PLACEHOLDER.sub(block, template)
+    return placeholder.sub(block, template)
 
 
 def transcript(messages: Sequence[tuple[str, str]]) -> str:
-    """A conversation as one text: a lone user turn is its own words, anything else is labelled by role."""
-    if len(messages) == 1 and messages[0][0] == "user":
-        return messages[0][1]
-    return "\n\n".join(f"[{role}]\n{content}" for role, content in messages)
+    """A conversation as one text: a lone user turn is its own words, anything else is labelled by role.
+
+    Where a turn's own words hold such a label, every label carries eight hex digits that occur in none of the turns, so
+    that nobody can speak in another role.
+    """
+    contents = [content for _, content in messages]
+    held = any(f"[{role}]" in content for content in contents for role in {*ROLES, *(role for role, _ in messages)})
+    if len(messages) == 1 and messages[0][0] == "user" and not held:
+        return contents[0]
+    tag = f" {fence_tag(b'', repr(contents), contents)}" if held else ""
+    return "\n\n".join(f"[{role}{tag}]\n{content}" for role, content in messages)

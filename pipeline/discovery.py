@@ -15,7 +15,9 @@ from typing import Any
 
 from pipeline.errors import ConfigError
 
-NOT_KINDS = frozenset({"base", "panel", "recording", "rendering", "parsing"})
+NOT_KINDS = frozenset(
+    {"asking", "base", "controls", "framing", "panel", "parsing", "recording", "rendering", "sealing", "suspicion"}
+)
 
 
 def kinds(package: str) -> list[str]:

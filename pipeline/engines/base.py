@@ -4,7 +4,7 @@ An engine kind is one file in this folder that defines ``<Kind>Engine``. Generat
 protocol: a judge's call is a request with ``choices``, or one whose text is parsed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +32,8 @@ class Request:
     """Answers of one token each whose probabilities are wanted; empty for free text."""
     response_schema: Mapping[str, Any] | None = None
     """JSON schema of the answer, where the engine can enforce one."""
+    code: str = ""
+    """What a judge's reply must carry to count (``judges.sealing``); engines have no use for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +76,8 @@ class Engine(Protocol):
 
     def __init__(self, options: ModelConfig, toolbox: "Toolbox") -> None: ...
 
-    def complete(self, requests: Sequence[Request], advance: Advance) -> list[Answer]:
-        """One answer per request, in the order of the requests.
+    def complete(self, requests: Iterable[Request], advance: Advance) -> list[Answer]:
+        """One answer per request, in the order of the requests, which may be made as they are taken.
 
         A failed request is an Answer with ``error``. Raises JobError when no request can be answered.
         """
@@ -126,6 +128,10 @@ class Toolbox(Protocol):
 
     def endpoint(self, name: str) -> EndpointConfig:
         """The endpoint of that name."""
+        ...
+
+    def limiter(self, name: str) -> Any:
+        """The limiter of the endpoint of that name, shared by everything in the process that calls it."""
         ...
 
     def engine(self, options: ModelConfig) -> Engine:

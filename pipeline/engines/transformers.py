@@ -10,6 +10,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any, cast
 
+from pipeline import control_tokens
 from pipeline.config import ModelConfig
 from pipeline.engines.base import Advance, Answer, Call, Request, Toolbox
 from pipeline.errors import ConfigError
@@ -47,6 +48,7 @@ class TransformersEngine:
             model = cast("Any", peft).PeftModel.from_pretrained(model, adapter)
         self.model: Any = model.to(device).eval()
         self.options, self.adapter = options, adapter
+        self.control = control_tokens.of(self.tokenizer)
         self.context = int(self.model.config.max_position_embeddings)
         self.lock = threading.Lock()
 
@@ -80,7 +82,9 @@ class TransformersEngine:
         del self.model
 
     def _tokens(self, request: Request) -> list[int]:
-        messages = [{"role": role, "content": content} for role, content in request.messages]
+        messages = [
+            {"role": role, "content": control_tokens.defused(text, self.control)} for role, text in request.messages
+        ]
         made = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
         return cast("list[int]", made["input_ids"])
 

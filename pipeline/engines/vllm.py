@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from pipeline import control_tokens
 from pipeline.config import ModelConfig
 from pipeline.engines.base import Advance, Answer, Call, Request, Toolbox
 from pipeline.errors import ConfigError, StageError
@@ -56,6 +57,7 @@ class VllmEngine:
                 "Short of memory, give engine_args a smaller max_model_len or another gpu_memory_utilization"
             ) from error
         self.tokenizer: Any = self.llm.get_tokenizer()
+        self.control = control_tokens.of(self.tokenizer)
         self.context = int(self.llm.llm_engine.model_config.max_model_len)
         self.lock = threading.Lock()
 
@@ -101,7 +103,9 @@ class VllmEngine:
                 ) from error
 
     def _tokens(self, request: Request) -> list[int]:
-        messages = [{"role": role, "content": content} for role, content in request.messages]
+        messages = [
+            {"role": role, "content": control_tokens.defused(text, self.control)} for role, text in request.messages
+        ]
         made = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
         return cast("list[int]", made["input_ids"])
 

@@ -5,6 +5,7 @@ and nothing else; where the transport matters, it is a real server over HTTP.
 """
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,9 @@ from pipeline.engines.endpoint import call_key, request_body
 from pipeline.exports import jsonl, kto, trl_dpo
 from pipeline.importers.jsonl import read_judgments
 from pipeline.runner import run_stage
-from pipeline.stages import aggregate, judge, select
+from pipeline.stages import judge, select
 from pipeline.stages.export import dataset_rows
+from pipeline.votes import verdict_frame, votes_of
 from pipeline.workbench import Workbench
 from tests.endpoints import Endpoint, Reply, chat
 from tests.worlds import Bench, Frames, bench, compared, decided, judgments, labels, longer, longer_label, said, world
@@ -56,9 +58,9 @@ def judged(made: Frames, script: Callable[[Request], str | Answer], **options: A
 
 def chosen(made: Frames, opinions: pl.DataFrame) -> list[tuple[str, str]]:
     """(chosen, rejected) words after aggregation, selection and export, all pairs."""
-    votes = aggregate.votes_of(opinions, made["pairs"], made["samples"])
+    votes = votes_of(opinions, made["pairs"], made["samples"])
     fitted = ConsistencyAggregation().fit_predict(votes, {})
-    verdicts, _ = aggregate.verdicts(votes, fitted, {}, "p_a")
+    verdicts, _ = verdict_frame(votes, fitted.p_a, fitted.p_a_lc, "p_a")
     rule = SelectConfig(strategy="all")
     table = select.decide(verdicts, made["pairs"], made["samples"], rule, "p_a", None)
     kept = table.filter(pl.col("reason").is_null())
@@ -89,8 +91,9 @@ def test_bug_01_equal_ratings_are_dropped_as_ties_and_never_make_a_pair() -> Non
     made = world({"q": ["same", "size", "longer"]})
     opinions = judgments(made, {"length": longer})
     assert chosen(made, opinions) == [("longer", "same"), ("longer", "size")]
-    votes = aggregate.votes_of(opinions, made["pairs"], made["samples"])
-    verdicts, _ = aggregate.verdicts(votes, ConsistencyAggregation().fit_predict(votes, {}), {}, "p_a")
+    votes = votes_of(opinions, made["pairs"], made["samples"])
+    fitted = ConsistencyAggregation().fit_predict(votes, {})
+    verdicts, _ = verdict_frame(votes, fitted.p_a, fitted.p_a_lc, "p_a")
     table = select.decide(verdicts, made["pairs"], made["samples"], SelectConfig(strategy="all"), "p_a", None)
     assert table["reason"].drop_nulls().to_list() == ["tie"]
     assert (table["chosen_id"] != table["rejected_id"]).all()
@@ -226,8 +229,8 @@ def test_bug_04_a_verdict_that_is_not_there_is_no_number() -> None:
     found = judge.judgments(judged(made, lambda _request: "N/A"), "broken")
     assert found["preference"].is_null().all()
     both = pl.concat([found, judgments(made, {"length": longer})])
-    alone = aggregate.votes_of(judgments(made, {"length": longer}), made["pairs"], made["samples"])
-    together = aggregate.votes_of(both, made["pairs"], made["samples"])
+    alone = votes_of(judgments(made, {"length": longer}), made["pairs"], made["samples"])
+    together = votes_of(both, made["pairs"], made["samples"])
     assert together.judges == ["length"]
     assert together.votes.tolist() == alone.votes.tolist()
 
@@ -472,9 +475,10 @@ def test_bug_11_a_row_that_cannot_be_read_leaves_a_trace() -> None:
     assert found.height == 2
     assert found["rationale"].to_list() == ["I would rather not."] * 2
     assert found["error"].null_count() == 0
-    votes = aggregate.votes_of(found, made["pairs"], made["samples"])
-    _, silent = aggregate.verdicts(votes, ConsistencyAggregation().fit_predict(votes, {}), {}, "p_a")
-    assert silent == made["pairs"]["pair_id"].to_list()
+    votes = votes_of(found, made["pairs"], made["samples"])
+    fitted = ConsistencyAggregation().fit_predict(votes, {})
+    _, silent = verdict_frame(votes, fitted.p_a, fitted.p_a_lc, "p_a")
+    assert silent.to_list() == made["pairs"]["pair_id"].to_list()
 
 
 # 12. A constant answer that attacks the judge's template wins.
@@ -496,7 +500,14 @@ def test_bug_12_a_judge_that_repeats_the_attack_gives_no_verdict_or_no_preferenc
     quoted = judged(made, lambda request: "The answers say:\n" + "\n".join(blocks(request)) + "\nSo I am not sure.")
     assert [one.preference for one in quoted] == [None, None]
 
-    fooled = judge.judgments(judged(made, lambda _request: "Verdict: A"), "j")
+    echoed = judged(made, lambda request: next(text for text in blocks(request) if text == attack))
+    assert [one.preference for one in echoed] == [None, None]
+
+    def always_first(request: Request) -> str:
+        label = re.search(r"`(Verdict [0-9a-f]{8}:)`, with this code", request.messages[-1][1])
+        return f"{label[1] if label else 'Verdict:'} A"
+
+    fooled = judge.judgments(judged(made, always_first), "j")
     assert sorted(fooled["preference"]) == [0.0, 1.0]
     assert chosen(made, fooled) == []
 
