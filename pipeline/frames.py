@@ -65,3 +65,9 @@ def people(labels: pl.DataFrame) -> pl.DataFrame:
         )
         .sort("pair_id")
     )
+
+
+def lengths(samples: pl.DataFrame | pl.LazyFrame) -> pl.DataFrame:
+    """``sample_id`` and ``length``, the characters of its completion; of a lazy frame no text is held."""
+    counted = samples.lazy().select("sample_id", pl.col("completion").str.len_chars().cast(pl.Int64).alias("length"))
+    return counted.unique("sample_id", keep="any").collect(engine="streaming")

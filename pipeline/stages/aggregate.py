@@ -7,18 +7,18 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import polars as pl
 
-from pipeline import discovery, schemas
-from pipeline.aggregation.base import Aggregation, Fitted, Votes, votes_of
-from pipeline.agreement import first_slot_rate, panel_agreement
+from pipeline import discovery
+from pipeline.aggregation.base import Aggregation, Fitted
+from pipeline.agreement import panel_agreement
 from pipeline.config import Config
 from pipeline.errors import StageError
 from pipeline.frames import people
 from pipeline.runner import Result, Shard, Stage
 from pipeline.splits import split_labels
 from pipeline.stages.load import dropped_frame
+from pipeline.votes import Votes, verdict_frame, votes_of
 from pipeline.workbench import Workbench
 
 
@@ -36,39 +36,6 @@ def floor(votes: Votes, fit: Mapping[str, float], prompt_of: dict[str, str], lev
     }
 
 
-def verdicts(votes: Votes, fitted: Fitted, asked: Mapping[str, int], decide_by: str) -> tuple[pl.DataFrame, list[str]]:
-    """The frame ``verdicts`` for pairs with at least one vote, and the ids of those with none.
-
-    Args:
-        votes: the panel's votes.
-        fitted: probabilities in the order of the votes.
-        asked: pair_id -> judgments made, failed ones included.
-        decide_by: ``p_a`` or ``p_a_lc``: whose margin and side count.
-    """
-    p = fitted.p_a if decide_by == "p_a" else fitted.p_a_lc
-    present = ~np.isnan(votes.votes)
-    sided = np.sign(np.nan_to_num(votes.votes)) == np.sign(p - 1 / 2)[:, None]
-    agree = np.divide(
-        (sided & present).sum(axis=1), present.sum(axis=1), out=np.zeros(len(p)), where=present.any(axis=1)
-    )
-    rows: list[dict[str, object]] = [
-        {
-            "pair_id": key,
-            "p_a": float(fitted.p_a[at]),
-            "p_a_lc": float(fitted.p_a_lc[at]),
-            # Rounded, so that a pair and its mirror image have one margin and no threshold falls between them.
-            "margin": round(float(abs(2 * p[at] - 1)), 12),
-            "judges": [judge for judge, voted in zip(votes.judges, present[at], strict=True) if voted],
-            "calls": asked.get(key, 0),
-            "agreement": float(agree[at]),
-        }
-        for at, key in enumerate(votes.pair_ids)
-        if present[at].any()
-    ]
-    silent = [key for at, key in enumerate(votes.pair_ids) if not present[at].any()]
-    return schemas.frame("verdicts", rows), silent
-
-
 def aggregate(
     frames: Mapping[str, pl.DataFrame], config: Config, method: Aggregation, fallback: Aggregation
 ) -> tuple[pl.DataFrame, list[str], dict[str, Any]]:
@@ -83,14 +50,15 @@ def aggregate(
         raise StageError(_nothing_readable(judgments))
     fit, certify = split_labels(labels, pairs, config.seed, config.labels.fit_fraction)
     fit_human = dict(people(fit).select("pair_id", "human").iter_rows())
-    prompt_of = dict(pairs.select("pair_id", "prompt_id").iter_rows())
+    told = pairs.filter(pl.col("pair_id").is_in(labels["pair_id"].unique().implode()))
+    prompt_of = dict(told.select("pair_id", "prompt_id").iter_rows())
     left = floor(everyone, fit_human, prompt_of, config.labels.judge_floor, config.seed)
     votes = everyone.of([judge for judge in everyone.judges if judge not in left])
-    judged = {key: human for key, human in fit_human.items() if key in set(votes.pair_ids)}
+    there = votes.rows(list(fit_human)) >= 0
+    judged = {key: human for (key, human), known in zip(fit_human.items(), there, strict=True) if known}
     chosen = fallback if method.needs_labels and not judged else method
     fitted = chosen.fit_predict(votes, judged)
-    asked = dict(judgments.group_by("pair_id").len().iter_rows())
-    made, silent = verdicts(votes, fitted, asked, config.aggregate.decide_by)
+    made, silent = verdict_frame(votes, fitted.p_a, fitted.p_a_lc, config.aggregate.decide_by)
     panel = {
         "method": config.aggregate.fallback if chosen is not method else config.aggregate.method,
         "validated": chosen.needs_labels,
@@ -103,13 +71,12 @@ def aggregate(
             "annotators": labels["annotator"].n_unique(),
             "simulated": config.labels.simulated is not None,
         },
-        "judges": _judges(judgments, everyone, people(labels), prompt_of, fitted, left, config.seed),
+        "judges": _judges(everyone, people(labels), prompt_of, fitted, left, config.seed),
     }
-    return made, silent, panel
+    return made, silent.to_list(), panel
 
 
 def _judges(
-    judgments: pl.DataFrame,
     votes: Votes,
     told: pl.DataFrame,
     prompt_of: dict[str, str],
@@ -119,10 +86,10 @@ def _judges(
 ) -> dict[str, Any]:
     human = dict(told.select("pair_id", "human").iter_rows())
     agreements = panel_agreement(votes, human, prompt_of, seed)
-    slots = first_slot_rate(judgments)
-    counts = judgments.group_by("judge").agg(pl.len().alias("all"), pl.col("error").is_not_null().sum().alias("failed"))
+    slots = votes.first_slot()
     table: dict[str, Any] = {}
-    for judge, total, failed in counts.sort("judge").iter_rows():
+    for judge, total in votes.judgments.items():
+        failed = votes.failures[judge]
         found = asdict(agreements[judge]) if judge in agreements else {"rate": None, "low": None, "high": None, "n": 0}
         reason = left.get(judge) or (None if judge in votes.judges else f"all {failed} judgments failed")
         table[judge] = {

@@ -17,7 +17,7 @@ from judges import parsing
 from judges.pairwise import PairwiseJudge
 from judges.rendering import fence_tag, fill
 from pipeline import ids, imports
-from pipeline.aggregation.base import Aggregation, Votes, votes_of
+from pipeline.aggregation.base import Aggregation
 from pipeline.aggregation.calibrated import CalibratedAggregation
 from pipeline.aggregation.consistency import ConsistencyAggregation
 from pipeline.aggregation.majority import MajorityAggregation
@@ -36,8 +36,9 @@ from pipeline.importers.jsonl import (
 )
 from pipeline.pairing.all import pairs as every
 from pipeline.splits import is_fit, split_labels
-from pipeline.stages import aggregate, generate, load, select
+from pipeline.stages import generate, load, select
 from pipeline.stages.pair import pairs as pair_up
+from pipeline.votes import Votes, verdict_frame, votes_of
 from tests.worlds import (
     SECRET,
     Bench,
@@ -264,7 +265,8 @@ def kept_words(made: Frames) -> list[tuple[str, str, str]]:
     votes = votes_of(made["judgments"], made["pairs"], made["samples"])
     if not votes.judges:
         return []
-    verdicts, _ = aggregate.verdicts(votes, MajorityAggregation().fit_predict(votes, {}), {}, "p_a")
+    fitted = MajorityAggregation().fit_predict(votes, {})
+    verdicts, _ = verdict_frame(votes, fitted.p_a, fitted.p_a_lc, "p_a")
     table = select.decide(verdicts, made["pairs"], made["samples"], SelectConfig(), "p_a", None)
     text = dict(made["samples"].select("sample_id", "completion").iter_rows())
     kept = table.filter(pl.col("reason").is_null())
@@ -324,7 +326,7 @@ def panel(rows: Sequence[tuple[float, ...]], order: Sequence[int] | None = None)
     at = list(range(len(rows))) if order is None else list(order)
     table = np.array([rows[row] for row in at])
     keys = [f"{row:032x}" for row in at]
-    return Votes(keys, ["x", "y", "z"], table[:, :3], table[:, 3], {"x": 0.9, "y": 0.4})
+    return Votes.level(keys, ["x", "y", "z"], table[:, :3], table[:, 3], {"x": 0.9, "y": 0.4})
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
@@ -334,8 +336,7 @@ def test_an_aggregate_is_antisymmetric(method: Aggregation, rows: list[tuple[flo
     votes = panel(rows)
     told = dict(zip(votes.pair_ids, human, strict=False))
     fitted = method.fit_predict(votes, told)
-    mirror = Votes(votes.pair_ids, votes.judges, -votes.votes, -votes.length, votes.consistency)
-    turned = method.fit_predict(mirror, {key: 1 - value for key, value in told.items()})
+    turned = method.fit_predict(votes.swapped(), {key: 1 - value for key, value in told.items()})
     assert turned.p_a == pytest.approx(1 - fitted.p_a, abs=1e-5)
     assert turned.p_a_lc == pytest.approx(1 - fitted.p_a_lc, abs=1e-5)
     assert ((fitted.p_a >= 0) & (fitted.p_a <= 1)).all()
@@ -349,7 +350,7 @@ def test_an_aggregate_ignores_row_order(
 ) -> None:
     order = data.draw(st.permutations(range(len(rows))))
     votes, shuffled = panel(rows), panel(rows, order)
-    told = dict.fromkeys(votes.pair_ids[:2], 0.9)
+    told = dict.fromkeys(votes.pair_ids.head(2), 0.9)
     first, second = method.fit_predict(votes, told), method.fit_predict(shuffled, told)
     assert second.p_a == pytest.approx(first.p_a[list(order)], abs=1e-5)
 
@@ -364,7 +365,7 @@ def test_votes_ignore_row_order(answers: dict[str, list[str]], seed: int) -> Non
     shuffled = votes_of(
         *(rows.sample(fraction=1, shuffle=True, seed=seed) for rows in (opinions, made["pairs"], made["samples"]))
     )
-    assert shuffled.pair_ids == votes.pair_ids
+    assert shuffled.pair_ids.equals(votes.pair_ids)
     assert shuffled.judges == votes.judges
     assert np.array_equal(shuffled.votes, votes.votes, equal_nan=True)
     assert np.array_equal(shuffled.length, votes.length)

@@ -4,17 +4,17 @@ import math
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
 
-from pipeline.aggregation.base import Fitted, Votes, mean_vote, swap_consistency, votes_of
+from pipeline.aggregation.base import mean_vote
 from pipeline.aggregation.calibrated import CalibratedAggregation, fit_logistic
 from pipeline.aggregation.consistency import ConsistencyAggregation
 from pipeline.aggregation.majority import MajorityAggregation
 from pipeline.config import Config
 from pipeline.errors import StageError
 from pipeline.runner import run_stage
-from pipeline.stages.aggregate import aggregate, floor, verdicts
+from pipeline.stages.aggregate import aggregate, floor
+from pipeline.votes import Votes
 from tests.worlds import Frames, bench, judgments, labels, longer, longer_label, world
 
 NAN = math.nan
@@ -25,27 +25,7 @@ def votes(
 ) -> Votes:
     judges = ["x", "y", "z"][: len(rows[0])]
     ids = [f"{at:032x}" for at in range(len(rows))]
-    return Votes(ids, judges, np.array(rows), np.array(length or [0.0] * len(rows)), consistency or {})
-
-
-def test_a_vote_is_the_mean_over_orders_and_a_failure_is_no_vote() -> None:
-    made = world({"q": ["x", "yyyy"]})
-    (pair,) = made["pairs"]["pair_id"]
-    a_is_long = made["pairs"]["sample_a"][0] == made["samples"].filter(pl.col("completion") == "yyyy")["sample_id"][0]
-    rows = judgments(made, {"j": lambda _a, _b: 0.9, "k": lambda _a, _b: None, "l": lambda _a, _b: 0.5})
-    rows = rows.with_columns(
-        pl.when((pl.col("judge") == "j") & (pl.col("order") == "ba"))
-        .then(0.6)
-        .otherwise("preference")
-        .alias("preference")
-    )
-    found = votes_of(rows, made["pairs"], made["samples"])
-    assert found.pair_ids == [pair]
-    assert found.judges == ["j", "l"]  # k never answered
-    # 2 * (.9 + .6) / 2 - 1 = .5; a tie is a vote of 0 and not a missing one
-    assert found.votes[0].tolist() == pytest.approx([0.5, 0.0])
-    # log((1 + 4) / (1 + 1))
-    assert found.length[0] == pytest.approx(math.log(5 / 2) * (1 if a_is_long else -1))
+    return Votes.level(ids, judges, np.array(rows), np.array(length or [0.0] * len(rows)), consistency or {})
 
 
 def test_mean_vote_by_hand() -> None:
@@ -73,29 +53,6 @@ def test_consistency_weighs_by_the_cube() -> None:
 def test_judges_that_are_never_consistent_weigh_the_same() -> None:
     fitted = ConsistencyAggregation().fit_predict(votes([[1.0, 0.5]], consistency={"x": 0.0, "y": 0.0}), {})
     assert fitted.p_a[0] == pytest.approx((1 + 0.75) / 2)
-
-
-def test_swap_consistency_by_hand() -> None:
-    def rows(judge: str, verdicts: list[tuple[float | None, float | None]]) -> list[dict[str, object]]:
-        return [
-            {
-                "pair_id": f"{at:032x}",
-                "judge": judge,
-                "order": order,
-                "preference": preference,
-                "rationale": None,
-                "error": "e" if preference is None else None,
-                "call_keys": [],
-            }
-            for at, both in enumerate(verdicts)
-            for order, preference in zip(("ab", "ba"), both, strict=True)
-        ]
-
-    from pipeline import schemas
-
-    # j: same winner, other winner, a tie against a winner, two ties, one failed (does not count): 2 of 4
-    given = rows("j", [(0.9, 0.6), (0.9, 0.1), (0.5, 0.9), (0.5, 0.5), (0.9, None)]) + rows("k", [(None, 0.9)])
-    assert swap_consistency(schemas.frame("judgments", given)) == {"j": 0.5}
 
 
 def test_the_logistic_fit_solves_its_equation() -> None:
@@ -135,17 +92,14 @@ def test_calibrated_learns_whom_to_trust() -> None:
 def test_calibrated_is_antisymmetric_and_length_is_held_at_zero() -> None:
     random = np.random.default_rng(1)
     given = votes(random.uniform(-1, 1, (50, 3)).tolist(), random.normal(size=50).tolist())
-    human = {key: float(random.choice([0, 0.5, 1])) for key in given.pair_ids[:30]}
+    human = {key: float(random.choice([0, 0.5, 1])) for key in given.pair_ids.head(30)}
     fitted = CalibratedAggregation().fit_predict(given, human)
-    mirror = Votes(given.pair_ids, given.judges, -given.votes, -given.length)
-    mirrored = CalibratedAggregation().fit_predict(mirror, {key: 1 - value for key, value in human.items()})
+    mirrored = CalibratedAggregation().fit_predict(given.swapped(), {key: 1 - value for key, value in human.items()})
     assert mirrored.p_a == pytest.approx(1 - fitted.p_a, abs=1e-6)
     assert mirrored.p_a_lc == pytest.approx(1 - fitted.p_a_lc, abs=1e-6)
-    level = Votes(given.pair_ids, given.judges, given.votes, np.zeros(50))
     # the same weights on the same votes with the length taken away
     logit = np.log(fitted.p_a / (1 - fitted.p_a)) - fitted.parameters["length"] * np.clip(given.length, -3, 3)
     assert fitted.p_a_lc == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-9)
-    assert level.length.sum() == 0
 
 
 def test_calibrated_needs_labels() -> None:
@@ -162,29 +116,6 @@ def test_the_floor_drops_bad_judges_and_keeps_the_best() -> None:
     # all are below: the best stays
     assert len(floor(votes([[-1.0, -1.0]] * 4), human, prompts, 0.6, 0)) == 1
     assert floor(given, {}, prompts, 0.6, 0) == {}
-
-
-def test_a_verdict_row_by_hand() -> None:
-    given = votes([[1.0, -0.5, NAN], [NAN, NAN, NAN]])
-    fitted = MajorityAggregation().fit_predict(votes([[1.0, 0.5, 0.2], [0.0, 0.0, 0.0]]), {})
-    made, silent = verdicts(given, fitted, {given.pair_ids[0]: 6}, "p_a")
-    assert silent == [given.pair_ids[1]]
-    (row,) = made.to_dicts()
-    assert row["p_a"] == 1.0
-    assert row["margin"] == 1.0
-    assert row["judges"] == ["x", "y"]
-    assert row["calls"] == 6
-    assert row["agreement"] == 0.5  # x of x and y
-
-
-def test_a_pair_and_its_mirror_have_the_same_margin() -> None:
-    # sigmoid(x) and 1 - sigmoid(-x) differ in the last digit for many x; a threshold must not fall between them
-    logit = np.linspace(0.01, 6, 200)
-    p = 1 / (1 + np.exp(-np.concatenate([logit, -logit])))
-    assert (abs(2 * p[:200] - 1) != abs(2 * p[200:] - 1)).any()
-    made, _ = verdicts(votes([[1.0]] * 400), Fitted(p, p, {}), {}, "p_a")
-    margin = made["margin"].to_numpy()
-    assert (margin[:200] == margin[200:]).all()
 
 
 def many() -> Frames:
