@@ -5,6 +5,7 @@ and nothing else; where the transport matters, it is a real server over HTTP.
 """
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -499,7 +500,14 @@ def test_bug_12_a_judge_that_repeats_the_attack_gives_no_verdict_or_no_preferenc
     quoted = judged(made, lambda request: "The answers say:\n" + "\n".join(blocks(request)) + "\nSo I am not sure.")
     assert [one.preference for one in quoted] == [None, None]
 
-    fooled = judge.judgments(judged(made, lambda _request: "Verdict: A"), "j")
+    echoed = judged(made, lambda request: next(text for text in blocks(request) if text == attack))
+    assert [one.preference for one in echoed] == [None, None]
+
+    def always_first(request: Request) -> str:
+        label = re.search(r"`(Verdict [0-9a-f]{8}:)`, with this code", request.messages[-1][1])
+        return f"{label[1] if label else 'Verdict:'} A"
+
+    fooled = judge.judgments(judged(made, always_first), "j")
     assert sorted(fooled["preference"]) == [0.0, 1.0]
     assert chosen(made, fooled) == []
 
