@@ -6,6 +6,7 @@ prompt of its own instead, for one kind.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,24 +28,36 @@ class Template:
     """It is the user's own prompt from end to end, to which no more is added than the form of the verdict."""
 
 
-def template(kind: str, rubric: str, base: Path) -> Template:
-    """The prompt of judge kind *kind* under *rubric*: a name that ships, or a file beside the config in *base*.
+def template(kind: str, rubrics: Sequence[str], base: Path) -> Template:
+    """The prompt of judge kind *kind* under *rubrics*: names that ship, or files beside the config in *base*.
+
+    Several rubrics of criteria stand one below the other; a whole prompt stands alone.
 
     Raises:
         ConfigError: no such rubric, it is empty, or it has placeholders other than those of the kind, in order.
     """
     frame = frame_file(kind).read_text(encoding="utf-8")
-    text = criteria(rubric, base)
-    found, needed = BRACES.findall(text), [name for name in BRACES.findall(frame) if name != "rubric"]
-    if not set(found) & set(NAMES):
-        return Template(frame.replace("{rubric}", text.strip()), whole=False)
+    texts = {rubric: criteria(rubric, base) for rubric in rubrics}
+    whole = [rubric for rubric, text in texts.items() if is_whole(text)]
+    if not whole:
+        joined = "\n\n".join(text.strip() for text in texts.values())
+        return Template(frame.replace("{rubric}", joined), whole=False)
+    path = rubric_file(whole[0], base)
+    if len(texts) > 1:
+        raise ConfigError(f"rubric {path} is a whole prompt and stands alone; write its criteria without placeholders")
+    found, needed = BRACES.findall(texts[whole[0]]), [name for name in BRACES.findall(frame) if name != "rubric"]
     if found != needed:
         wanted = " ".join(f"{{{name}}}" for name in needed)
         raise ConfigError(
-            f"rubric {rubric_file(rubric, base)}: placeholders are {found}; a whole prompt for kind {kind} needs "
-            f"{wanted} in order, and a rubric of criteria alone has none"
+            f"rubric {path}: placeholders are {found}; a whole prompt for kind {kind} needs {wanted} in order, and a "
+            "rubric of criteria alone has none"
         )
-    return Template(text, whole=True)
+    return Template(texts[whole[0]], whole=True)
+
+
+def is_whole(text: str) -> bool:
+    """Whether a rubric is a whole prompt: it has some placeholder."""
+    return bool(set(BRACES.findall(text)) & set(NAMES))
 
 
 def criteria(rubric: str, base: Path) -> str:
@@ -58,11 +71,6 @@ def criteria(rubric: str, base: Path) -> str:
     if not text.strip():
         raise ConfigError(f"rubric {path} is empty; write what makes an answer good, or take one that ships")
     return text
-
-
-def without_examples(text: str) -> str:
-    """A rubric's criteria alone."""
-    return text.partition("[[example ")[0].strip()
 
 
 def shipped() -> list[str]:

@@ -72,7 +72,7 @@ class PairwiseJudge:
     def __init__(self, options: Options, toolbox: Toolbox) -> None:
         self.options, self.toolbox = options, toolbox
         self.grades = GRADES[options.scale]
-        prompt = framing.template(self.FRAME, options.rubric, toolbox.base)
+        prompt = framing.template(self.FRAME, [options.rubric], toolbox.base)
         self.template = prompt.text + _instructions(options.verdict, options.scale, whole=prompt.whole)
 
     def fit(self, labelled: Sequence[Labelled]) -> None:

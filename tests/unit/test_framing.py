@@ -42,13 +42,13 @@ def test_a_rubric_has_two_examples_with_opposite_verdicts_and_reads_as_no_verdic
     assert "Ranking:" not in text
     assert "Score " not in text
     assert "<<" not in text
-    assert "[[" not in framing.without_examples(text)
+    assert text.index("[[") == text.index("[[example 1]]")
 
 
 @pytest.mark.parametrize("name", framing.shipped())
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_rubric_fits_every_frame(kind: str, name: str) -> None:
-    made = framing.template(kind, name, Path())
+    made = framing.template(kind, [name], Path())
     assert not made.whole
     assert framing.BRACES.findall(made.text) == KINDS[kind]
     assert framing.criteria(name, Path()).strip() in made.text
@@ -57,11 +57,11 @@ def test_every_rubric_fits_every_frame(kind: str, name: str) -> None:
 def test_a_users_own_rubric_is_one_file_of_criteria_or_of_the_whole_prompt(tmp_path: Path) -> None:
     (tmp_path / "own.md").write_text("Prefer answers that rhyme, and keep {n} of $\\frac{1}{2}$ as it is.\n")
     for kind in KINDS:
-        made = framing.template(kind, "own.md", tmp_path)
+        made = framing.template(kind, ["own.md"], tmp_path)
         assert "\nPrefer answers that rhyme, and keep {n} of $\\frac{1}{2}$ as it is.\n" in made.text
     whole = "Q {prompt} one {first} two {second}"
     (tmp_path / "whole.md").write_text(whole)
-    assert framing.template("pairwise", "whole.md", tmp_path) == framing.Template(whole, whole=True)
+    assert framing.template("pairwise", ["whole.md"], tmp_path) == framing.Template(whole, whole=True)
 
 
 @pytest.mark.parametrize(
@@ -70,15 +70,24 @@ def test_a_users_own_rubric_is_one_file_of_criteria_or_of_the_whole_prompt(tmp_p
 def test_a_whole_prompt_with_other_placeholders_is_a_wrong_config(tmp_path: Path, text: str) -> None:
     (tmp_path / "own.md").write_text(text)
     with pytest.raises(ConfigError, match=r"own\.md: placeholders are .* needs \{prompt\} \{first\} \{second\} in"):
-        framing.template("pairwise", "own.md", tmp_path)
+        framing.template("pairwise", ["own.md"], tmp_path)
+
+
+def test_criteria_of_several_rubrics_stand_one_below_the_other_and_a_whole_prompt_alone(tmp_path: Path) -> None:
+    made = framing.template("pointwise", ["accuracy", "clarity"], tmp_path)
+    accuracy, clarity = (framing.criteria(name, tmp_path).strip() for name in ("accuracy", "clarity"))
+    assert f"\n\n{accuracy}\n\n{clarity}\n\n" in made.text
+    (tmp_path / "own.md").write_text("{prompt} {answer}")
+    with pytest.raises(ConfigError, match="stands alone"):
+        framing.template("pointwise", ["accuracy", "own.md"], tmp_path)
 
 
 def test_a_rubric_that_is_not_there_or_empty_is_a_wrong_config(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'kindness' is neither one of accuracy, .* nor the file"):
-        framing.template("pairwise", "kindness", tmp_path)
+        framing.template("pairwise", ["kindness"], tmp_path)
     (tmp_path / "own.md").write_text(" \n")
     with pytest.raises(ConfigError, match="is empty"):
-        framing.template("pairwise", "own.md", tmp_path)
+        framing.template("pairwise", ["own.md"], tmp_path)
 
 
 def test_the_demos_judge_reads_the_prompt_that_it_was_trained_on() -> None:
