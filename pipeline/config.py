@@ -5,6 +5,7 @@ suggestion; paths are relative to the config's folder.
 """
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -97,10 +98,15 @@ class EndpointConfig(Frozen):
     """Calls in flight at once."""
     requests_per_minute: float | None = Field(default=None, gt=0)
     """Rate limit; none means as fast as the concurrency allows."""
+    tokens_per_minute: float | None = Field(default=None, gt=0)
+    """Rate limit of prompt and completion tokens together, estimated before a call and corrected after it."""
     timeout_s: float = Field(default=120, gt=0)
     """Seconds until a call counts as unanswered."""
     attempts: int = Field(default=6, ge=1)
     """Tries per call when the transport fails (429, 5xx, dropped connection, time-out)."""
+    max_wait_s: float = Field(default=120, gt=0)
+    """Longest wait that the endpoint may ask for (`Retry-After`, rate-limit headers), and longest between two looks at
+    a dead one."""
 
     def price_of(self, options: "ModelConfig") -> Price | None:
         """What a model costs here: its own `price`, else the shipped table's where this is the vendor's endpoint."""
@@ -223,6 +229,26 @@ class BudgetConfig(Frozen):
     """US$; a call is made only if its worst case still fits."""
 
 
+class LedgerConfig(Frozen):
+    """A PostgreSQL database that several machines share; runs of one name share one budget."""
+
+    url: str | None = None
+    """`postgresql+psycopg://user@host/database`, without a password: that stays in `PGPASSWORD` or `~/.pgpass`."""
+    url_env: str | None = None
+    """Environment variable that holds the URL, which may then carry a password."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "LedgerConfig":
+        if (self.url is None) == (self.url_env is None):
+            raise ValueError("`ledger` takes `url` or `url_env`, one of the two")
+        if self.url is not None and not re.match(r"postgresql(\+psycopg)?://", self.url):
+            # The value is not repeated: it may hold a password.
+            raise _fault(("url",), "is no URL of a PostgreSQL database; write postgresql+psycopg://user@host/database")
+        if self.url is not None and re.search(r"://[^/@]*:[^/]*@|[?&]password=", self.url):
+            raise _fault(("url",), "holds a password; name a variable with the whole URL in `url_env` instead")
+        return self
+
+
 class AggregateConfig(Frozen):
     """How votes become a preference."""
 
@@ -308,6 +334,8 @@ class Config(Frozen):
     """The panel; none when judgments are imported."""
     budget: BudgetConfig | None = None
     """Hard limit on US$."""
+    ledger: LedgerConfig | None = None
+    """PostgreSQL instead of SQLite in the run's folder; a bare URL is enough."""
     labels: LabelsConfig = LabelsConfig()
     """What people said."""
     aggregate: AggregateConfig = AggregateConfig()
@@ -341,6 +369,11 @@ class Config(Frozen):
             with_default = {"method": "dpo", **cast("Mapping[str, object]", value)}
             return _options(with_default, "training.methods", "{Kind}Method", "method", TrainConfig, info)
         return value
+
+    @field_validator("ledger", mode="before")
+    @classmethod
+    def _bare_ledger(cls, value: object) -> object:
+        return {"url": value} if isinstance(value, str) else value
 
     @field_validator("push", mode="before")
     @classmethod

@@ -11,6 +11,7 @@ begins by locking the ledger (SQLite: ``BEGIN IMMEDIATE``; PostgreSQL: the row o
 several machines see each other's claims and one budget. The clock of heartbeats is the database's.
 """
 
+import asyncio
 import json
 import os
 import queue
@@ -35,6 +36,9 @@ DEAD_AFTER_S = 60.0
 SCHEMA_VERSION = 2
 MOST_AT_ONCE = 1000
 """Operations in one transaction: the others' wait is bounded."""
+GATHER_S = 0.01
+MANY = 8
+"""Operations in a transaction from which on the next one waits GATHER_S for company."""
 T = TypeVar("T")
 
 REAL: Any = sa.Double
@@ -159,7 +163,8 @@ class Ledger:
             raise StorageError(
                 f"{self.place}: the ledger cannot be opened ({_reason(error)}); free space, mend it or start its server"
             ) from error
-        self._beaten = time.monotonic()
+        self._beaten = self._committed = time.monotonic()
+        self._busy = False
         self._work: queue.SimpleQueue[tuple[Sequence[Operation], Future[list[Outcome]]] | None] = queue.SimpleQueue()
         self._closed = False
         self._writer = threading.Thread(target=self._write, name="ledger", daemon=True)
@@ -380,7 +385,10 @@ class Ledger:
             batch = [self._work.get(timeout=BEAT_S)]
         except queue.Empty:
             return []
-        count = 0
+        if self._busy:
+            # Much is going on: let more gather, for a transaction costs the same for one call as for twenty.
+            time.sleep(max(0.0, self._committed + GATHER_S - time.monotonic()))
+        count = len(batch[0][0]) if batch[0] else 0
         while count < MOST_AT_ONCE:
             try:
                 item = self._work.get_nowait()
@@ -388,6 +396,7 @@ class Ledger:
                 break
             batch.append(item)
             count += len(item[0]) if item else 0
+        self._busy = count >= MANY
         return batch
 
     def _commit(self, batch: list[tuple[Sequence[Operation], "Future[list[Outcome]]"]]) -> None:
@@ -410,6 +419,7 @@ class Ledger:
                 future.set_result(results[at])
             else:
                 future.set_exception(problem)
+        self._committed = time.monotonic()
 
     def _lock(self, db: sa.Connection) -> None:
         """Keep every other writer out until this transaction ends, and say that we are alive."""
@@ -440,6 +450,79 @@ class Ledger:
         if pending:
             finish()
         return results
+
+
+class Desk:
+    """The ledger as one event loop uses it: what a turn of the loop asks goes to the writer together, and returns so.
+
+    A future and a wake-up of the loop for every call would cost more than the database does.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        """In a running loop."""
+        self.ledger = ledger
+        self._loop = asyncio.get_running_loop()
+        self._operations: list[Operation] = []
+        self._futures: list[asyncio.Future[Outcome] | None] = []
+        self._out = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def do(self, operation: Operation) -> "asyncio.Future[Outcome]":
+        """The outcome of an operation; raises BudgetError, StorageError.
+
+        It is done whether or not somebody waits. A claim whose future was cancelled goes back free: nothing was sent.
+        """
+        future: asyncio.Future[Outcome] = self._loop.create_future()
+        self._put(operation, future)
+        return future
+
+    def tell(self, operation: Operation) -> None:
+        """Do an operation whose outcome nobody needs."""
+        self._put(operation, None)
+
+    async def drain(self) -> None:
+        """Return when everything that was asked has been done."""
+        await self._idle.wait()
+
+    def _put(self, operation: Operation, future: "asyncio.Future[Outcome] | None") -> None:
+        if not self._operations:
+            self._idle.clear()
+            self._loop.call_soon(self._flush)
+        self._operations.append(operation)
+        self._futures.append(future)
+
+    def _flush(self) -> None:
+        operations, futures = self._operations, self._futures
+        self._operations, self._futures = [], []
+        self._out += 1
+
+        def back(done: "Future[list[Outcome]]") -> None:
+            self._loop.call_soon_threadsafe(self._deliver, operations, futures, done)
+
+        self.ledger.submit(operations).add_done_callback(back)
+
+    def _deliver(
+        self,
+        operations: list[Operation],
+        futures: "list[asyncio.Future[Outcome] | None]",
+        done: "Future[list[Outcome]]",
+    ) -> None:
+        self._out -= 1
+        problem = done.exception()
+        outcomes = [problem] * len(operations) if problem else done.result()
+        for operation, future, outcome in zip(operations, futures, outcomes, strict=True):
+            if future is None:
+                continue
+            if future.cancelled():
+                if isinstance(outcome, Claimed):
+                    self.tell(Release(operation.key, "stopped before it was sent"))
+            elif isinstance(outcome, BaseException):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+        if not self._out and not self._operations:
+            self._idle.set()
 
 
 class _Statements:

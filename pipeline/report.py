@@ -43,7 +43,6 @@ def summary(bench: Workbench) -> dict[str, Any]:
     panel = run.read_json("panel.json")
     certificate = run.read_json("certificate.json")
     evaluation = run.read_json("evaluation.json") or {}
-    ledger = run.path / "ledger.sqlite"
     made: dict[str, Any] = {
         "name": bench.config.name,
         "rows": {name: {"in": row["rows_in"], "out": row["rows_out"]} for name, row in done.items()},
@@ -53,7 +52,7 @@ def summary(bench: Workbench) -> dict[str, Any]:
         "certificate": certificate,
         "calls": calls.height,
         "cost_usd": round(float(calls["cost_usd"].sum()), 6),
-        "possibly_paid": len(bench.ledger.possibly_paid()) if ledger.is_file() else 0,
+        "possibly_paid": len(bench.ledger.possibly_paid()) if bench.has_ledger else 0,
         "seconds": round(sum(row["seconds"] for row in done.values()), 1),
         "stage_seconds": {name: row["seconds"] for name, row in done.items()},
         "incomplete": {name: row["incomplete"] for name, row in done.items() if row["incomplete"]},

@@ -17,7 +17,9 @@ import yaml
 from pipeline import discovery, schemas
 from pipeline.config import Config, EndpointConfig, ModelConfig, load
 from pipeline.engines.base import Engine
+from pipeline.errors import ConfigError
 from pipeline.ledger import Ledger
+from pipeline.limiter import Clock, Limiter
 from pipeline.progress import Progress, Silent
 from pipeline.store import RunFolder
 
@@ -36,6 +38,9 @@ class Workbench:
         self.source = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         self._engines: dict[str, Engine] = {}
         self._ledger: Ledger | None = None
+        self._limiters: dict[str, Limiter] = {}
+        self.clock = Clock()
+        """Time as limiters and retries see it."""
         # Re-entrant: an engine asks for the ledger while it is being made.
         self._lock = threading.RLock()
 
@@ -100,8 +105,41 @@ class Workbench:
         """The run's ledger, opened at first use."""
         with self._lock:
             if self._ledger is None:
-                self._ledger = Ledger(self.folder.path / "ledger.sqlite", budget_usd=self.budget_usd)
+                self._ledger = Ledger(self._ledger_place(), budget_usd=self.budget_usd, account=self.config.name)
             return self._ledger
+
+    @property
+    def has_ledger(self) -> bool:
+        """Whether there is a ledger already; opening one makes it."""
+        return self.config.ledger is not None or (self.folder.path / "ledger.sqlite").is_file()
+
+    def _ledger_place(self) -> Path | str:
+        wanted = self.config.ledger
+        if wanted is None:
+            return self.folder.path / "ledger.sqlite"
+        if wanted.url_env is None:
+            return wanted.url or ""
+        url = os.environ.get(wanted.url_env)
+        if not url:
+            raise ConfigError(
+                f"`ledger` takes its URL from {wanted.url_env}, which is not set; export it, or leave `ledger` out "
+                "for SQLite in the run's folder"
+            )
+        return url
+
+    def limiter(self, name: str) -> Limiter:
+        """The limiter of the endpoint *name*; one for all who call it."""
+        with self._lock:
+            if name not in self._limiters:
+                told = self.endpoint(name)
+                self._limiters[name] = Limiter(
+                    told.concurrency,
+                    requests_per_minute=told.requests_per_minute,
+                    tokens_per_minute=told.tokens_per_minute,
+                    max_wait_s=told.max_wait_s,
+                    clock=self.clock,
+                )
+            return self._limiters[name]
 
     def endpoint(self, name: str) -> EndpointConfig:
         """The endpoint *name* of the config."""

@@ -4,7 +4,7 @@ An engine kind is one file in this folder that defines ``<Kind>Engine``. Generat
 protocol: a judge's call is a request with ``choices``, or one whose text is parsed.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -76,8 +76,8 @@ class Engine(Protocol):
 
     def __init__(self, options: ModelConfig, toolbox: "Toolbox") -> None: ...
 
-    def complete(self, requests: Iterable[Request], advance: Advance) -> list[Answer]:
-        """One answer per request, in the order of the requests, which may be made as they are taken.
+    def complete(self, requests: Sequence[Request], advance: Advance) -> list[Answer]:
+        """One answer per request, in the order of the requests.
 
         A failed request is an Answer with ``error``. Raises JobError when no request can be answered.
         """

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tenacity import wait_none
 
 from pipeline.config import Price
 from pipeline.engines import endpoint
 from pipeline.engines.base import Answer, Request
 from pipeline.engines.endpoint import call_key, cost_usd, read_answer, request_body, worst_case_usd
-from pipeline.errors import BudgetError, EndpointError
+from pipeline.errors import BudgetError, ConfigError, EndpointError
 from tests.endpoints import DROP, Endpoint, Reply, Script, chat
 from tests.worlds import bench
 
@@ -21,7 +20,7 @@ PRICE = {"input": 2.0, "output": 8.0}
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "wait_exponential_jitter", lambda **_: wait_none())
+    monkeypatch.setattr(endpoint, "BACKOFF_S", 0.0)
 
 
 def requests(count: int) -> list[Request]:
@@ -184,7 +183,7 @@ def test_a_spent_budget_ends_the_stage_and_keeps_what_was_paid(tmp_path: Path) -
 def test_a_missing_key_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("A_KEY", raising=False)
     with Endpoint(echo, key="secret") as server:
-        with pytest.raises(EndpointError, match=r"takes its key from A_KEY, which is not set; export it"):
+        with pytest.raises(ConfigError, match=r"takes its key from A_KEY, which is not set; export it"):
             complete(tmp_path, server.url, requests(1), endpoint={"api_key_env": "A_KEY"})
         monkeypatch.setenv("A_KEY", "wrong")
         with pytest.raises(EndpointError, match="set A_KEY to a valid key"):

@@ -13,7 +13,6 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
-from tenacity import wait_none
 
 from judges.base import Judgment
 from judges.pairwise import PairwiseJudge
@@ -173,7 +172,7 @@ def test_bug_03_a_judge_shown_the_swapped_order_says_the_same_of_the_pair() -> N
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retries do not wait."""
-    monkeypatch.setattr(endpoint, "wait_exponential_jitter", lambda **_: wait_none())
+    monkeypatch.setattr(endpoint, "BACKOFF_S", 0.0)
 
 
 def asked(body: dict[str, Any]) -> str:
