@@ -188,6 +188,23 @@ def check(config: ConfigFile, run_dir: RunDir = None, as_json: Json = False) -> 
 
 
 @app.command()
+def plan(
+    config: ConfigFile,
+    pilot: Annotated[
+        int, typer.Option("--pilot", min=0, help="Prompts that models in this process answer first; 0 loads no model.")
+    ] = 64,
+    run_dir: RunDir = None,
+    as_json: Json = False,
+) -> None:
+    """Calls, tokens, US$ and hours of what is still to be done. Spends nothing."""
+    from pipeline import plan as planning
+
+    with opened(config, run_dir, quiet=True) as bench:
+        made = planning.plan(bench, pilot)
+    say(made.lines(), made.as_json(), as_json=as_json)
+
+
+@app.command()
 def schedule(
     config: ConfigFile,
     cron: Annotated[str, typer.Option("--cron", help='When, e.g. "0 2 * * *".')],
