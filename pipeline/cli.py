@@ -39,6 +39,7 @@ STAGES = {
     "labels": "Read what people said of the pairs.",
     "judge": "Ask every judge about every pair.",
     "aggregate": "Turn votes into a calibrated preference.",
+    "measure": "Measure agreement, bias and drift.",
     "gate": "Certify agreement with people.",
     "select": "Keep or drop every pair, with the reason.",
     "export": "Write the dataset.",

@@ -30,6 +30,7 @@ ORDER = (
     "labels",
     "judge",
     "aggregate",
+    "measure",
     "gate",
     "select",
     "export",

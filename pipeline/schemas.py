@@ -191,6 +191,76 @@ class Agreement(dy.Schema):
     prompts = dy.Int64(min=0, description="Prompts they come from.")
 
 
+class Bias(dy.Schema):
+    """What moves a judge besides quality, with 95 % intervals over whole prompts; docs/methods.md has the formulas."""
+
+    judge = dy.String(primary_key=True, description="The judge.")
+    subset = dy.String(primary_key=True, description="`all`, `source:...` or `tag:...` of the prompts.")
+    measure = dy.Enum(
+        [
+            "first_slot_rate",
+            "swap_consistency",
+            "tie_rate",
+            "failure_rate",
+            "longer_rate",
+            "length_bias",
+            "length_slope",
+            "length_slope_given_people",
+            "own_win_rate",
+            "self_preference",
+        ],
+        primary_key=True,
+        description="The last two where samples are by the judge's own model and people labelled them.",
+    )
+    value = dy.Float64(description="The estimate.")
+    low = dy.Float64(nullable=True, description="Lower end of the interval; null where it is undefined.")
+    high = dy.Float64(nullable=True, description="Upper end.")
+    reference = dy.Float64(nullable=True, description="What people do on the same pairs, or what no bias would show.")
+    n = dy.Int64(min=0, description="Judgments or pairs counted.")
+    prompts = dy.Int64(min=0, description="Prompts they come from.")
+
+
+class Annotators(dy.Schema):
+    """How good each person's labels are; `*` in place of a person is all of them."""
+
+    annotator = dy.String(primary_key=True, description="The person, or `*`.")
+    measure = dy.String(
+        primary_key=True,
+        regex=r"^(agreement|tie_rate|seconds|gold_accuracy|gold_drift|share_of_pairs_with_[0-9]+)$",
+        description="`agreement` with the other people; `seconds` is a median; drift is later half minus earlier.",
+    )
+    value = dy.Float64(description="The figure.")
+    low = dy.Float64(nullable=True, description="Lower end of the 95 % interval, where there is one.")
+    high = dy.Float64(nullable=True, description="Upper end.")
+    reference = dy.Float64(nullable=True, description="The other people's figure, or what would be in order.")
+    n = dy.Int64(min=0, description="Labels, comparisons or pairs counted.")
+
+
+class Trend(dy.Schema):
+    """What was measured of each judge, snapshot after snapshot, and how far it moved since the one before."""
+
+    snapshot = dy.String(primary_key=True, description="Digest of the judgments and labels measured.")
+    judge = dy.String(primary_key=True, description="The judge.")
+    measure = dy.String(primary_key=True, description="`accuracy` against people, or a measure of `bias`.")
+    measured_at = dy.String(description="ISO 8601, UTC.")
+    value = dy.Float64(description="The estimate then.")
+    low = dy.Float64(nullable=True, description="Lower end of its 95 % interval.")
+    high = dy.Float64(nullable=True, description="Upper end.")
+    n = dy.Int64(min=0, description="Comparisons counted.")
+    difference = dy.Float64(nullable=True, description="Change since the snapshot before; null in the first.")
+    difference_low = dy.Float64(nullable=True, description="Lower end of its 95 % interval.")
+    difference_high = dy.Float64(nullable=True, description="Upper end.")
+
+
+class Warnings(dy.Schema):
+    """What a reader must not overlook in agreement, bias, drift and annotators."""
+
+    about = dy.Enum(["judge", "panel", "people", "annotator"], primary_key=True, description="Whom it concerns.")
+    name = dy.String(primary_key=True, description="Which one; `*` for all.")
+    kind = dy.String(primary_key=True, description="What kind of thing.")
+    text = dy.String(min_length=1, description="The warning in words.")
+
+
 FRAMES: dict[str, type[dy.Schema]] = {
     "prompts": Prompts,
     "samples": Samples,
@@ -204,6 +274,10 @@ FRAMES: dict[str, type[dy.Schema]] = {
     "dropped": Dropped,
     "duels": Duels,
     "agreement": Agreement,
+    "bias": Bias,
+    "annotators": Annotators,
+    "trend": Trend,
+    "warnings": Warnings,
 }
 
 

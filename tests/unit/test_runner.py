@@ -16,7 +16,7 @@ from pipeline.store import RunFolder
 from pipeline.workbench import Workbench
 from tests.worlds import FAKE_ENGINE, requests_of
 
-STAGES = ("load", "generate", "pair", "labels", "judge", "aggregate", "gate", "select", "export")
+STAGES = ("load", "generate", "pair", "labels", "judge", "aggregate", "measure", "gate", "select", "export")
 PROMPTS = [f"Question {at}?" for at in range(6)]
 Settings = dict[str, Any]
 

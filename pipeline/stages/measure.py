@@ -1,0 +1,84 @@
+"""measure: how far judges, people and the panel agree, what biases the judges, whether they drift. Pure.
+
+Reads the folders of other runs of the same config name beside this one, for the trend, and nothing else outside.
+Drops nothing.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import polars as pl
+import yaml
+
+from pipeline import agreement, annotators, bias, schemas, trend, warning
+from pipeline.config import Config, ModelConfig
+from pipeline.ratings import Ratings, ratings_of
+from pipeline.runner import Result, Shard, Stage
+from pipeline.splits import split_labels
+from pipeline.store import RunFolder, slice_digest
+from pipeline.workbench import Workbench
+
+
+def measured(frames: Mapping[str, pl.DataFrame], config: Config) -> dict[str, pl.DataFrame]:
+    """Frames ``agreement``, ``bias`` and ``annotators`` from pairs, prompts, samples, judgments, labels, verdicts."""
+    pairs, labels = frames["pairs"], frames["labels"]
+    ratings = ratings_of(frames["judgments"], labels, pairs, frames["samples"], frames["prompts"])
+    _, certify = split_labels(labels, pairs, config.seed, config.labels.fit_fraction)
+    found = agreement.table(
+        ratings, frames["verdicts"], certify["pair_id"].unique(), config.aggregate.decide_by, config.seed
+    )
+    return {
+        "agreement": found,
+        "bias": bias.table(ratings, models(config, ratings), config.seed),
+        "annotators": annotators.table(labels, found),
+    }
+
+
+def models(config: Config, ratings: Ratings) -> dict[str, str]:
+    """Judge -> its model: the config's, or for imported judgments the judge's name up to a slash."""
+    configured = {one.name: one.label for one in config.judges if isinstance(one, ModelConfig)}
+    return {name: configured.get(name, name.split("/", maxsplit=1)[0]) for name in ratings.judges}
+
+
+def history(folder: RunFolder, name: str) -> pl.DataFrame:
+    """The frame ``trend`` of this run and of the runs of the same config *name* beside it.
+
+    Raises:
+        StorageError: a part of one of them cannot be read.
+    """
+    found = [folder.read("trend")]
+    for other in sorted(folder.path.parent.glob("*/trend")):
+        source = other.with_name("config.yaml")
+        if other.parent.resolve() == folder.path.resolve() or not source.is_file():
+            continue
+        written: object = yaml.safe_load(source.read_text(encoding="utf-8"))
+        if isinstance(written, Mapping) and written.get("name") == name:  # type: ignore[reportUnknownMemberType]
+            found.append(RunFolder(other.parent).read("trend"))
+    return schemas.frame("trend", pl.concat(found).unique(["snapshot", "judge", "measure"]))
+
+
+def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
+    made = measured(shard.frames, config)
+    snapshot = slice_digest({name: shard.frames[name] for name in ("judgments", "labels")})
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    before = history(bench.folder, config.name)
+    made["trend"] = trend.extended(before, made["agreement"], made["bias"], snapshot, now)
+    made["warnings"] = warning.table(
+        made["agreement"], made["bias"], made["annotators"], made["trend"], config.gate.target_agreement
+    )
+    return Result(made)
+
+
+STAGE = Stage(
+    name="measure",
+    inputs=("prompts", "samples", "pairs", "judgments", "labels", "verdicts"),
+    outputs=("agreement", "bias", "annotators", "trend", "warnings"),
+    run=_run,
+    reads=lambda config: [
+        config.aggregate.decide_by,
+        config.labels.fit_fraction,
+        config.gate.target_agreement,
+        {one.name: one.label for one in config.judges if isinstance(one, ModelConfig)},
+        config.seed,
+    ],
+)
