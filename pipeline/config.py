@@ -188,7 +188,8 @@ class JudgeConfig(Frozen):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:+-]*$")
     """Unique name; column `judge` everywhere."""
     kind: str
-    """`pairwise`, `verifier`, `reward_model`, `length`, or your own `./file.py:Name`."""
+    """`pairwise`, `pointwise`, `listwise`, `reference_guided`, `reward_model`, `verifier`, `length`, or your own \
+`./file.py:Name`."""
 
     @property
     def wants_labels(self) -> bool:
