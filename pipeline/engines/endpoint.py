@@ -21,7 +21,7 @@ import openai
 from pipeline.client import Client
 from pipeline.config import EndpointConfig, ModelConfig, Price
 from pipeline.engines.base import Advance, Answer, Call, Request, Toolbox
-from pipeline.errors import ConfigError, EndpointError
+from pipeline.errors import BudgetError, ConfigError, EndpointError
 from pipeline.ledger import Abandon, Busy, Claim, Desk, Ledger, Outcome, Recorded, Release, Reply
 from pipeline.limiter import BYTES_PER_TOKEN, EndpointDeadError, Kind, Limiter, Permit
 
@@ -138,6 +138,10 @@ class _Run:
         """Calls whose claim was taken over while this process seemed dead."""
         self.found: dict[int, Answer] = {}
         self.broken: BaseException | None = None
+        self.claimed = 0
+        """Claims of this run that have no outcome yet."""
+        self.settled = asyncio.Event()
+        """Set, and replaced, when one of them gets it."""
 
     async def answers(self) -> list[Answer]:
         """One answer per request, in their order."""
@@ -158,19 +162,38 @@ class _Run:
             await self.desk.drain()
 
     async def _work(self) -> None:
-        while (item := self.again.pop() if self.again else next(self.feed, None)) is not None:
-            await self._answer(self.engine.prepared(*item))
+        while self.broken is None and (item := self.again.pop() if self.again else next(self.feed, None)) is not None:
+            try:
+                await self._answer(self.engine.prepared(*item))
+            except BudgetError as spent:
+                # What is in flight is being paid for: it gets its answer, and nothing more goes out.
+                self.broken = self.broken or spent
+
+    async def _claim(self, call: _Prepared) -> Outcome:
+        """The outcome of a claim, once it is not Busy; where the budget is short, once what is reserved was settled."""
+        while True:
+            try:
+                claim = await self.desk.do(Claim(call.key, call.text, call.reserve_usd))
+            except BudgetError:
+                if not self.claimed or self.broken is not None:
+                    raise
+                await self.settled.wait()
+                continue
+            if not isinstance(claim, Busy):
+                return claim
+            await self.limiter.clock.sleep(POLL_S)
 
     async def _answer(self, call: _Prepared) -> None:
-        while isinstance(claim := await self.desk.do(Claim(call.key, call.text, call.reserve_usd)), Busy):
-            await self.limiter.clock.sleep(POLL_S)
+        claim = await self._claim(call)
         if isinstance(claim, Recorded):
             self._finish(call.at, read_answer(call.key, claim.response, claim.cost_usd, claim.latency_s))
             return
+        self.claimed += 1
         try:
             text, response, latency = await self._send(call)
         except (openai.APIError, EndpointDeadError) as problem:
             self.desk.tell(Release(call.key, type(problem).__name__))
+            self._settle()
             self._finish(call.at, self.engine.failed(call.key, problem))
             return
         cost = cost_usd(response, self.engine.price)
@@ -181,12 +204,18 @@ class _Run:
     def _committed(self, call: _Prepared, answer: Answer, done: "asyncio.Future[Outcome]") -> None:
         if done.cancelled():
             return
+        self._settle()
         if (problem := done.exception()) is not None:
             self.broken = self.broken or problem
         elif done.result():
             self._finish(call.at, answer)
         else:
             self.again.append((call.at, call.request))
+
+    def _settle(self) -> None:
+        self.claimed -= 1
+        self.settled.set()
+        self.settled = asyncio.Event()
 
     def _finish(self, at: int, answer: Answer) -> None:
         self.found[at] = answer

@@ -180,6 +180,22 @@ def test_a_spent_budget_ends_the_stage_and_keeps_what_was_paid(tmp_path: Path) -
         assert len(server.log) == 9
 
 
+def test_what_is_in_flight_when_the_budget_ends_is_answered_and_kept(tmp_path: Path) -> None:
+    """Of 40 calls at once only some fit; a reservation that was settled makes room for the next."""
+    worst = worst_case_usd(request_body("m", requests(40)[-1]), Price(**PRICE))
+    # Each costs (60 * 2 + 5 * 8) / 1e6 = .00016, some third of its worst case: 8 worst cases pay for more than 8 calls,
+    # and the last one was refused when nothing was in flight any more, so less than one worst case is left.
+    limit = 8 * worst
+    with Endpoint(lambda body: Reply(200, chat(echo(body), usage=(60, 0, 5)), 0.02)) as server:
+        with pytest.raises(BudgetError, match="raise budget"):
+            complete(tmp_path, server.url, requests(100), budget={"usd": limit}, endpoint={"concurrency": 40})
+        assert {status for status, _, _ in rows(tmp_path)} == {"answered"}
+        assert len(rows(tmp_path)) == len(server.log) > 8
+        assert limit - worst < charged(tmp_path) == pytest.approx(len(server.log) * 0.00016)
+        complete(tmp_path, server.url, requests(100), budget={"usd": 99}, endpoint={"concurrency": 40})
+        assert len(server.log) == 100
+
+
 def test_a_missing_key_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("A_KEY", raising=False)
     with Endpoint(echo, key="secret") as server:
