@@ -6,6 +6,7 @@ other and a server's prefix cache or a vendor's prompt cache still holds what th
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Generic, TypeVar
 
 from judges.parsing import UnreadableError
@@ -31,14 +32,15 @@ class Heard(Generic[T]):
 
 
 def ask(
-    engine: Engine, requests: Sequence[Request], read: Callable[[Answer], T], attempts: int, advance: Advance
+    engine: Engine, requests: Sequence[Request], read: Callable[[int, Answer], T], attempts: int, advance: Advance
 ) -> tuple[list[Heard[T]], list[Call]]:
     """(what came of each request, in the order given; every call made).
 
     Args:
         engine: answers the requests.
         requests: at their first attempt.
-        read: a reply's value; raises UnreadableError for one that is not in the documented shape.
+        read: (position of the request, reply) -> value; raises UnreadableError for a reply that is not in the
+            documented shape.
         attempts: how often one request may be asked.
         advance: told of first attempts only; further ones are not progress.
 
@@ -55,7 +57,7 @@ def ask(
         for at, answer in zip(todo, answers, strict=True):
             calls[answer.call.call_key] = answer.call
             earlier = heard[at].call_keys if at in heard else ()
-            heard[at] = _heard(requests[at], answer, read, (*earlier, answer.call.call_key))
+            heard[at] = _heard(requests[at], answer, partial(read, at), (*earlier, answer.call.call_key))
             if heard[at].error is not None and not (answer.error or "").startswith(FINAL):
                 again.append(at)
         todo = again

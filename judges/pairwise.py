@@ -87,7 +87,13 @@ class PairwiseJudge:
         questions = [(item, order) for item in comparisons for order in self._orders(item)]
         requests = [self._request(item, order) for item, order in questions]
         engine = self.toolbox.engine(self.options)
-        replies, calls = ask(engine, requests, self._verdict, self.options.max_attempts, self.toolbox.advance)
+        replies, calls = ask(
+            engine,
+            requests,
+            lambda _at, answer: self._verdict(answer),
+            self.options.max_attempts,
+            self.toolbox.advance,
+        )
         judgments = [_judgment(item, order, heard) for (item, order), heard in zip(questions, replies, strict=True)]
         return Opinions(judgments, calls=calls)
 

@@ -122,7 +122,11 @@ class PointwiseJudge:
         engine = self.toolbox.engine(self.options)
         step = spread(self.toolbox.advance, len(questions), len(comparisons))
         replies, calls = ask(
-            engine, [question.request for question in questions], self._scores, self.options.max_attempts, step
+            engine,
+            [question.request for question in questions],
+            lambda at, answer: self._scores(questions[at].aspects, answer),
+            self.options.max_attempts,
+            step,
         )
         heard: dict[str, list[tuple[Question, Heard[Scores]]]] = {}
         for question, one in zip(questions, replies, strict=True):
@@ -177,12 +181,12 @@ class PointwiseJudge:
         scores = ", ".join(f'"{name}": <1 to {top}>' for name in aspects)
         return f'{ask_for} Reply with JSON only: {{"rationale": "<one or two sentences>", "scores": {{{scores}}}}}.\n'
 
-    def _scores(self, answer: Answer) -> Scores:
+    def _scores(self, aspects: Sequence[str], answer: Answer) -> Scores:
         if self.options.verdict == "logprob":
             shares = parsing.shares(logprobs(answer), digits(self.options.scale))
             return Scores((sum(int(digit) * share for digit, share in shares.items()),))
         read = scores_from_json if self.options.verdict == "json" else scores_from_text
-        return read(words(answer), self.aspects, self.options.scale)
+        return read(words(answer), aspects, self.options.scale)
 
     def _mark(self, answers: Sequence[tuple[Question, Heard[Scores]]]) -> "_Mark":
         by_aspect: dict[str, tuple[float, tuple[str, ...]]] = {}

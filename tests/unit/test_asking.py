@@ -15,7 +15,7 @@ def asked(text: str) -> Request:
     return Request((("user", text),), max_tokens=8)
 
 
-def number(answer: Answer) -> int:
+def number(at: int, answer: Answer) -> int:
     text = words(answer)
     if not text.isdigit():
         raise UnreadableError(f"expected a number, found {text!r}")
