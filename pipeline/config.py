@@ -69,7 +69,6 @@ def _known(package: str) -> AfterValidator:
 
 EngineKind = Annotated[str, _known("pipeline.engines")]
 ImporterKind = Annotated[str, _known("pipeline.importers")]
-PairingKind = Annotated[str, _known("pipeline.pairing")]
 AggregationKind = Annotated[str, _known("pipeline.aggregation")]
 ExportKind = Annotated[str, _known("pipeline.exports")]
 ConfigPath = Annotated[Path, AfterValidator(_beside_config)]
@@ -176,10 +175,10 @@ class PromptsConfig(Frozen):
 
 
 class PairingConfig(Frozen):
-    """Which answers are compared."""
+    """Which answers are compared; each strategy adds its own keys."""
 
-    strategy: PairingKind = "all"
-    """`all`, or your own `./file.py:Name`."""
+    strategy: str = "all"
+    """`all`, `sparse` (its `degree`), `rounds` (its `rounds`), or your own `./file.py:Name`."""
 
 
 class JudgeConfig(Frozen):
@@ -217,6 +216,8 @@ class LabelsConfig(Frozen):
     """JSONL of pair_id, annotator, label (a, b, tie), queue."""
     simulated: SimulatedConfig | None = None
     """Simulated people instead of a file."""
+    guidelines: ConfigPath | None = None
+    """Text that annotators are shown; by default the one that ships."""
     fit_fraction: float = Field(default=0.5, gt=0, lt=1)
     """Share of the labelled prompts that fit weights; the others certify and do nothing else."""
     judge_floor: float = Field(default=0.5, ge=0, le=1)
@@ -273,14 +274,24 @@ class GateConfig(Frozen):
 
 
 class SelectConfig(Frozen):
-    """Which judged pairs go into the dataset."""
+    """Which judged pairs go into the dataset: a strategy for each prompt, then filters."""
 
-    strategy: Literal["best_vs_worst", "all"] = "best_vs_worst"
-    """One pair a prompt (highest against lowest mean win probability), or every pair."""
+    strategy: Literal["best_vs_worst", "best_vs_random", "best_vs_mu_minus_2sigma", "all"] = "best_vs_worst"
+    """One pair a prompt, the answer with the highest score against that with the lowest, a random one or the one \
+nearest to two standard deviations below the mean; or every pair."""
     min_margin: float = Field(default=0.0, ge=0, lt=1)
     """Smallest abs(2p - 1) that is kept."""
+    top_fraction: float | None = Field(default=None, gt=0, lt=1)
+    """Share of the pairs left by all other filters that is kept, those with the largest margins of the whole run."""
     max_length_ratio: float | None = Field(default=None, gt=1)
     """Longer over shorter answer, characters."""
+    max_similarity: float | None = Field(default=None, gt=0, lt=1)
+    """Largest Jaccard similarity of the two answers' word 3-grams."""
+    refusals: Literal["keep", "drop_chosen", "drop_any"] = "keep"
+    """What becomes of pairs whose chosen answer, or either, opens like a refusal (`pipeline/refusals.txt`)."""
+    languages: Literal["prompt"] | tuple[Annotated[str, Field(pattern=r"^[a-z]{2,3}$")], ...] | None = None
+    """Languages both answers must be in: `prompt` for the prompt's own, or a list of ISO 639-1 codes; needs the \
+extra `language`."""
 
 
 class TrainConfig(Frozen):
@@ -327,7 +338,7 @@ class Config(Frozen):
     """Prompts to answer; none when prompts, samples or pairs are imported."""
     generators: tuple[GeneratorConfig, ...] = ()
     """Models that answer; none when samples are imported."""
-    pairing: PairingConfig = PairingConfig()
+    pairing: SerializeAsAny[PairingConfig] = PairingConfig()
     """Which answers are compared."""
     endpoints: dict[str, EndpointConfig] = Field(default_factory=dict)
     """OpenAI-compatible endpoints by name."""
@@ -375,6 +386,14 @@ class Config(Frozen):
     @classmethod
     def _bare_ledger(cls, value: object) -> object:
         return {"url": value} if isinstance(value, str) else value
+
+    @field_validator("pairing", mode="before")
+    @classmethod
+    def _pairing_strategy(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, Mapping):
+            with_default = {"strategy": "all", **cast("Mapping[str, object]", value)}
+            return _options(with_default, "pipeline.pairing", "{Kind}Pairing", "strategy", PairingConfig, info)
+        return value
 
     @field_validator("push", mode="before")
     @classmethod

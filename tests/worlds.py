@@ -13,9 +13,9 @@ import polars as pl
 
 from judges.base import Comparison
 from pipeline import ids, schemas
-from pipeline.config import Config, EndpointConfig, ModelConfig
+from pipeline.config import Config, EndpointConfig, ModelConfig, PairingConfig
 from pipeline.engines.base import Advance, Answer, Call, Engine, Request
-from pipeline.pairing.all import pairs as every_pair
+from pipeline.pairing.all import AllPairing
 from pipeline.stages.judge import comparisons
 from pipeline.stages.pair import pairs as pair_up
 from pipeline.workbench import Workbench
@@ -116,7 +116,7 @@ def samples(answers: Mapping[str, Sequence[str]], reference: str | None = None) 
 def world(answers: Mapping[str, Sequence[str]], reference: str | None = None) -> Frames:
     """Frames ``prompts``, ``samples`` and ``pairs`` (all pairs) of question -> answers."""
     made = {"prompts": prompts(answers, reference), "samples": samples(answers, reference)}
-    paired, _ = pair_up(made["samples"], schemas.frame("pairs", []), every_pair, 0)
+    paired, _ = pair_up(made["samples"], schemas.frame("pairs", []), AllPairing(PairingConfig()), 0)
     return {**made, "pairs": schemas.Pairs.validate(paired)}
 
 

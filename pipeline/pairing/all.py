@@ -1,10 +1,18 @@
-"""Every two different answers to a prompt. Pure."""
+"""Every two different answers to a prompt: n (n - 1) / 2 comparisons of n answers. Pure."""
 
 from collections.abc import Sequence
 from itertools import combinations
 
+from pipeline.config import PairingConfig
 
-def pairs(samples: Sequence[str], seed: int) -> list[tuple[str, str]]:
-    """All pairs of the sample ids of one prompt."""
-    del seed
-    return list(combinations(sorted(samples), 2))
+
+class AllPairing:
+    """See Pairing."""
+
+    def __init__(self, options: PairingConfig) -> None:
+        del options
+
+    def pairs(self, samples: Sequence[str], seed: int) -> list[tuple[str, str]]:
+        """See Pairing."""
+        del seed
+        return list(combinations(sorted(samples), 2))

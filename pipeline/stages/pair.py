@@ -1,25 +1,24 @@
 """pair: samples -> pairs of different answers to one prompt. Pure.
 
-Drop reasons: ``identical`` (both answers have the same words), ``duplicate`` (another pair has the same two texts,
-so its verdict would be paid twice), ``single_answer`` (a prompt with fewer than two different answers).
+Which answers are compared is the pairing's choice among answers with different words. Drop reasons: ``identical`` (an
+answer with the same words as another, which is compared in its place), ``single_answer`` (a prompt with fewer than two
+different answers).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 
 import polars as pl
 
 from pipeline import discovery, ids, schemas
 from pipeline.config import Config
+from pipeline.pairing.base import Pairing
 from pipeline.runner import Result, Shard, Stage
 from pipeline.stages.load import dropped_frame
 from pipeline.workbench import Workbench
 
-Strategy = Callable[[Sequence[str], int], list[tuple[str, str]]]
-"""(sample ids of one prompt, seed) -> pairs of them."""
-
 
 def pairs(
-    samples: pl.DataFrame, imported: pl.DataFrame, strategy: Strategy, seed: int
+    samples: pl.DataFrame, imported: pl.DataFrame, pairing: Pairing, seed: int
 ) -> tuple[pl.DataFrame, dict[str, str]]:
     """The frame ``pairs`` for the samples of prompts that no imported pair covers, and the drops (id -> reason)."""
     rows: list[dict[str, object]] = []
@@ -27,20 +26,15 @@ def pairs(
     own = samples.join(imported.select("prompt_id").unique(), on="prompt_id", how="anti")
     grouped = own.sort("sample_id").group_by("prompt_id").agg("sample_id", "completion").sort("prompt_id")
     for prompt, keys, texts in grouped.iter_rows():
-        text = dict(zip(keys, texts, strict=True))
-        seen: dict[frozenset[str], str] = {}
-        for first, second in strategy(keys, ids.seed_from(seed, "pair", prompt)):
-            a, b = sorted((first, second))
-            key, both = ids.pair_id(a, b), frozenset((text[a], text[b]))
-            if len(both) == 1:
+        speaker: dict[str, str] = {}
+        for key, text in zip(keys, texts, strict=True):
+            if speaker.setdefault(text, key) != key:
                 reasons[key] = "identical"
-            elif both in seen:
-                reasons[key] = "duplicate"
-            else:
-                seen[both] = key
-                rows.append(_row(key, prompt, a, b))
-        if not seen:
+        if len(speaker) == 1:
             reasons[prompt] = "single_answer"
+        for two in pairing.pairs(list(speaker.values()), ids.seed_from(seed, "pair", prompt)):
+            a, b = sorted(two)
+            rows.append(_row(ids.pair_id(a, b), prompt, a, b))
     return schemas.frame("pairs", rows), reasons
 
 
@@ -56,9 +50,9 @@ def _row(key: str, prompt: str, a: str, b: str) -> dict[str, object]:
 
 
 def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
-    strategy = discovery.find("pipeline.pairing", config.pairing.strategy, "pairs", bench.base)
+    pairing = discovery.find("pipeline.pairing", config.pairing.strategy, "{Kind}Pairing", bench.base)(config.pairing)
     imported = shard.frames["pairs"].filter(pl.col("external_id").is_not_null())
-    made, reasons = pairs(shard.frames["samples"], imported, strategy, config.seed)
+    made, reasons = pairs(shard.frames["samples"], imported, pairing, config.seed)
     return Result({"pairs": made, "dropped": dropped_frame("pair", reasons)})
 
 
@@ -75,4 +69,5 @@ STAGE = Stage(
     run=_run,
     reads=lambda config: config.pairing.model_dump(mode="json"),
     shards=_shards,
+    version=2,
 )

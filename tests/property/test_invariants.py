@@ -21,7 +21,7 @@ from pipeline.aggregation.base import Aggregation
 from pipeline.aggregation.calibrated import CalibratedAggregation
 from pipeline.aggregation.consistency import ConsistencyAggregation
 from pipeline.aggregation.majority import MajorityAggregation
-from pipeline.config import GeneratorConfig, SelectConfig
+from pipeline.config import GeneratorConfig, PairingConfig, SelectConfig
 from pipeline.frames import bucketed
 from pipeline.importers.base import Conversation
 from pipeline.importers.jsonl import (
@@ -34,7 +34,7 @@ from pipeline.importers.jsonl import (
     read_prompts,
     read_samples,
 )
-from pipeline.pairing.all import pairs as every
+from pipeline.pairing.all import AllPairing
 from pipeline.splits import is_fit, split_labels
 from pipeline.stages import generate, load, select
 from pipeline.stages.pair import pairs as pair_up
@@ -53,6 +53,7 @@ from tests.worlds import (
     world,
 )
 
+EVERY = AllPairing(PairingConfig())
 few = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 rare = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -125,14 +126,15 @@ def test_ids_do_not_move_under_a_row_shuffle(questions: list[str], random: Any) 
 def test_pairs_do_not_move_under_a_row_shuffle(answers: dict[str, list[str]], seed: int) -> None:
     made = world(answers)
     shuffled = made["samples"].sample(fraction=1, shuffle=True, seed=seed)
-    again, reasons = pair_up(shuffled, made["pairs"].head(0), every, 0)
-    first, before = pair_up(made["samples"], made["pairs"].head(0), every, 0)
+    again, reasons = pair_up(shuffled, made["pairs"].head(0), EVERY, 0)
+    first, before = pair_up(made["samples"], made["pairs"].head(0), EVERY, 0)
     assert again.equals(first)
     assert reasons == before
-    # every two answers of a prompt are a pair or have one reason; prompts without a pair have one more
-    two = sum(len(texts) * (len(texts) - 1) // 2 for texts in answers.values())
-    alone = sum(why == "single_answer" for why in reasons.values())
-    assert first.height + len(reasons) - alone == two
+    # every two different answers of a prompt are a pair; every other answer has a reason, and a prompt without a pair
+    different = [len(set(texts)) for texts in answers.values()]
+    assert first.height == sum(count * (count - 1) // 2 for count in different)
+    assert list(reasons.values()).count("identical") == sum(map(len, answers.values())) - sum(different)
+    assert list(reasons.values()).count("single_answer") == different.count(1)
     assert not set(first["pair_id"]) & set(reasons)
 
 

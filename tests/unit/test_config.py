@@ -29,7 +29,11 @@ def fault(tmp_path: Path, text: str) -> str:
         ("zzz: 3\n", "c.yaml:2: zzz:", ("unknown key", "allowed:", "generators")),
         ("labels:\n  fit_fraction: 0.5\n  judge_flor: 0.6\n", "c.yaml:4: labels.judge_flor:", ("'judge_floor'",)),
         ("gate: {target_agreement: 1.2}\n", "c.yaml:2: gate.target_agreement:", ("less than 1", "found 1.2")),
-        ("select: {strategy: best}\n", "c.yaml:2: select.strategy:", ("'best_vs_worst' or 'all'", "found 'best'")),
+        (
+            "select: {strategy: best}\n",
+            "c.yaml:2: select.strategy:",
+            ("'best_vs_mu_minus_2sigma' or 'all'", "found 'best'"),
+        ),
         ("seed: many\n", "c.yaml:2: seed:", ("integer", "found 'many'")),
         ("prompts: {near_duplicates: 0.8}\n", "c.yaml:2: prompts.path:", ("required key is missing", "The file.")),
         (
