@@ -38,59 +38,29 @@ class Reply(NamedTuple):
 
 
 class Client:
-    """Posts chat completions to one endpoint; an async context manager that lives in one event loop."""
+    """How one endpoint is spoken to: URL, headers, errors."""
 
-    def __init__(self, base_url: str, key: str, *, concurrency: int, timeout_s: float) -> None:
+    def __init__(self, base_url: str, key: str) -> None:
         said = openai.AsyncOpenAI(base_url=base_url, api_key=key, max_retries=0)
         headers = {**said.default_headers, **said.auth_headers}
         self.headers = {name: value for name, value in headers.items() if isinstance(value, str)}
         self.url = f"{str(said.base_url).rstrip('/')}/chat/completions"
-        self.concurrency, self.timeout_s = concurrency, timeout_s
-        self._proxy = _proxy(self.url)
+        self.proxy = _proxy(self.url)
 
-    async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self.concurrency),
-            timeout=aiohttp.ClientTimeout(total=self.timeout_s),
-            headers=self.headers,
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._session.close()
-
-    async def post(self, body: bytes) -> Reply:
-        """The reply to *body*.
-
-        Raises:
-            openai.APIStatusError: a status of 400 or more, as the subclass that the package has for it.
-            openai.APITimeoutError: no whole reply within ``timeout_s``.
-            openai.APIConnectionError: no whole reply, for any other reason.
-        """
-        try:
-            async with self._session.post(self.url, data=body, proxy=self._proxy) as response:
-                content = await response.read()
-        except TimeoutError as error:
-            raise openai.APITimeoutError(request=self._request()) from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise openai.APIConnectionError(
-                message=str(error) or type(error).__name__, request=self._request()
-            ) from error
-        if response.status >= HTTP_ERROR:
-            raise self._status_error(response.status, response.headers, content)
-        return Reply(content, response.headers)
+    def session(self, concurrency: int, timeout_s: float) -> "Session":
+        """Connections for one event loop: an async context manager."""
+        return Session(self, concurrency, timeout_s)
 
     def malformed(self) -> openai.APIConnectionError:
         """The error of a reply that is no JSON object: the connection broke, or a proxy spoke."""
-        return openai.APIConnectionError(message="reply is no JSON object", request=self._request())
+        return openai.APIConnectionError(message="reply is no JSON object", request=self.request())
 
-    def _request(self) -> httpx2.Request:
+    def request(self) -> httpx2.Request:
+        """The request as the errors of the package carry it."""
         return httpx2.Request("POST", self.url)
 
-    def _status_error(self, status: int, headers: Mapping[str, str], content: bytes) -> openai.APIStatusError:
+    def status_error(self, status: int, headers: Mapping[str, str], content: bytes) -> openai.APIStatusError:
+        """The package's error for a status of 400 or more."""
         text = content.decode(errors="replace")
         try:
             body: object = json.loads(text)
@@ -101,9 +71,51 @@ class Client:
         kept = {
             name: value for name, value in headers.items() if name.lower() not in ("content-encoding", "set-cookie")
         }
-        response = httpx2.Response(status, headers=kept, content=content, request=self._request())
+        response = httpx2.Response(status, headers=kept, content=content, request=self.request())
         other = openai.InternalServerError if status >= HTTP_SERVER_ERROR else openai.APIStatusError
         return STATUS_ERRORS.get(status, other)(said, response=response, body=about)
+
+
+class Session:
+    """Up to *concurrency* connections in one event loop."""
+
+    def __init__(self, client: Client, concurrency: int, timeout_s: float) -> None:
+        self.client, self.concurrency, self.timeout_s = client, concurrency, timeout_s
+
+    async def __aenter__(self) -> Self:
+        self._http = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self.concurrency),
+            timeout=aiohttp.ClientTimeout(total=self.timeout_s),
+            headers=self.client.headers,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._http.close()
+
+    async def post(self, body: bytes) -> Reply:
+        """The reply to *body*.
+
+        Raises:
+            openai.APIStatusError: a status of 400 or more, as the subclass that the package has for it.
+            openai.APITimeoutError: no whole reply within ``timeout_s``.
+            openai.APIConnectionError: no whole reply, for any other reason.
+        """
+        try:
+            async with self._http.post(self.client.url, data=body, proxy=self.client.proxy) as response:
+                content = await response.read()
+        except TimeoutError as error:
+            raise openai.APITimeoutError(request=self.client.request()) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise openai.APIConnectionError(
+                message=str(error) or type(error).__name__, request=self.client.request()
+            ) from error
+        if response.status >= HTTP_ERROR:
+            raise self.client.status_error(response.status, response.headers, content)
+        return Reply(content, response.headers)
 
 
 def _proxy(url: str) -> str | None:

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import orjson
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
@@ -36,6 +37,8 @@ DEAD_AFTER_S = 60.0
 SCHEMA_VERSION = 2
 MOST_AT_ONCE = 1000
 """Operations in one transaction: the others' wait is bounded."""
+MOST_TOGETHER = 100
+"""Operations that a loop hands over at once."""
 GATHER_S = 0.01
 MANY = 8
 """Operations in a transaction from which on the next one waits GATHER_S for company."""
@@ -491,8 +494,13 @@ class Desk:
             self._loop.call_soon(self._flush)
         self._operations.append(operation)
         self._futures.append(future)
+        if len(self._operations) >= MOST_TOGETHER:
+            # The writer begins while the loop prepares the others.
+            self._flush()
 
     def _flush(self) -> None:
+        if not self._operations:
+            return
         operations, futures = self._operations, self._futures
         self._operations, self._futures = [], []
         self._out += 1
@@ -628,7 +636,7 @@ def _engine(url: sa.URL) -> sa.Engine:
 
 
 def _array(rows: Iterable[Sequence[object]]) -> str:
-    return json.dumps(list(rows), ensure_ascii=False)
+    return orjson.dumps(list(rows)).decode()
 
 
 def _reason(error: Exception) -> str:

@@ -166,8 +166,9 @@ def test_a_failure_that_all_calls_share_ends_the_stage_and_leaves_no_claim(
 def test_a_spent_budget_ends_the_stage_and_keeps_what_was_paid(tmp_path: Path) -> None:
     body = request_body("m", requests(1)[0])
     worst = worst_case_usd(body, Price(**PRICE))
-    # (bytes of the body + 64 for the template) at 2, 5 tokens at 8 US$ per million
-    assert worst == pytest.approx(((len(json.dumps(body)) + 64) * 2 + 5 * 8) / 1e6)
+    # (bytes of the body as it is sent + 64 for the template) at 2, 5 tokens at 8 US$ per million
+    sent = json.dumps(body, separators=(",", ":"))
+    assert worst == pytest.approx(((len(sent) + 64) * 2 + 5 * 8) / 1e6)
     # each costs (200 * 2 + 5 * 8) / 1e6 = .00044: after three, 3.5 worst cases leave no room for a fourth
     assert 3 * 0.00044 + worst > 3.5 * worst > 2 * 0.00044 + worst
     with Endpoint(lambda body: Reply(200, chat(echo(body), usage=(200, 0, 5)))) as server:
