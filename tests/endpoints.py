@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Self
 from aiohttp import web
 
 Body = dict[str, Any]
-DROP = 0
+DROP, OK = 0, 200
 WORKERS = 32
 
 
@@ -99,6 +99,8 @@ class Endpoint:
     def __init__(self, answer: Script, *, models: Sequence[str] = ("test",), key: str | None = None) -> None:
         self.answer, self.models, self.key = answer, tuple(models), key
         self.log: list[Logged] = []
+        self.answered: list[Body] = []
+        """Bodies of the requests that got a whole HTTP 200: what a vendor would charge for."""
         self.most_at_once = 0
         """Largest number of requests that were in flight together."""
         self._at_once = 0
@@ -113,6 +115,11 @@ class Endpoint:
     def url(self) -> str:
         """The ``base_url``: everything before ``/chat/completions``."""
         return f"http://127.0.0.1:{self._port}/v1"
+
+    @property
+    def at_once(self) -> int:
+        """Requests in flight."""
+        return self._at_once
 
     @property
     def bodies(self) -> list[Body]:
@@ -166,7 +173,10 @@ class Endpoint:
         self._at_once += 1
         self.most_at_once = max(self.most_at_once, self._at_once)
         try:
-            return await self._replied(request, body)
+            response = await self._replied(request, body)
+            if response.status == OK and request.transport is not None and not request.transport.is_closing():
+                self.answered.append(body)
+            return response
         finally:
             self._at_once -= 1
 
