@@ -169,9 +169,9 @@ def test_a_spent_budget_ends_the_stage_and_keeps_what_was_paid(tmp_path: Path) -
     # (bytes of the body as it is sent + 64 for the template) at 2, 5 tokens at 8 US$ per million
     sent = json.dumps(body, separators=(",", ":"))
     assert worst == pytest.approx(((len(sent) + 64) * 2 + 5 * 8) / 1e6)
-    # each costs (200 * 2 + 5 * 8) / 1e6 = .00044: after three, 3.5 worst cases leave no room for a fourth
-    assert 3 * 0.00044 + worst > 3.5 * worst > 2 * 0.00044 + worst
-    with Endpoint(lambda body: Reply(200, chat(echo(body), usage=(200, 0, 5)))) as server:
+    # each costs (180 * 2 + 5 * 8) / 1e6 = .0004: after three, 3.5 worst cases leave no room for a fourth
+    assert 3 * 0.0004 + worst > 3.5 * worst > 2 * 0.0004 + worst
+    with Endpoint(lambda body: Reply(200, chat(echo(body), usage=(180, 0, 5)))) as server:
         with pytest.raises(BudgetError, match=r"raise budget\.usd and run the same command again"):
             complete(tmp_path, server.url, requests(9), budget={"usd": 3.5 * worst}, endpoint={"concurrency": 1})
         paid = len(server.log)
