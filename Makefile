@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit lint types docs docs-check clean
+.PHONY: help demo test unit soak lint types docs docs-check clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,6 +22,9 @@ test: .venv/installed ## every test that this machine can run
 
 unit: .venv/installed ## the quick tests
 	$(BIN)/python -m pytest tests/unit tests/property
+
+soak: .venv/installed ## kills, storms and budgets at full counts: about an hour
+	JURYBOX_SOAK=1 $(BIN)/python -m pytest -s tests/integration/test_kills.py tests/integration/test_storm.py
 
 lint: .venv/installed ## ruff: rules and format
 	$(BIN)/ruff check .

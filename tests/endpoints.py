@@ -35,6 +35,8 @@ class Reply(NamedTuple):
     delay: float = 0.0
     """Seconds before the reply."""
     headers: Mapping[str, str] = {}
+    cut: bool = False
+    """Drop the connection in the middle of the body."""
 
 
 Script = Callable[[Body], "str | Reply | tuple[Any, ...]"]
@@ -190,4 +192,16 @@ class Endpoint:
             return web.Response()
         text = reply.body if isinstance(reply.body, str) else json.dumps(reply.body)
         kind = "text/plain" if isinstance(reply.body, str) else "application/json"
+        if reply.cut:
+            return await _cut(request, reply.status, text.encode())
         return web.Response(status=reply.status, text=text, content_type=kind, headers=dict(reply.headers))
+
+
+async def _cut(request: web.Request, status: int, content: bytes) -> web.StreamResponse:
+    """Promise all of *content*, send half of it, and hang up."""
+    response = web.StreamResponse(status=status, headers={"Content-Length": str(len(content))})
+    await response.prepare(request)
+    await response.write(content[: len(content) // 2])
+    if request.transport is not None:
+        request.transport.close()
+    return response
