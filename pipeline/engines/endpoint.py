@@ -9,6 +9,7 @@ import asyncio
 import gc
 import hashlib
 import json
+import math
 import os
 import random
 import time
@@ -34,6 +35,8 @@ COLLECT_AFTER = 50_000
 BACKOFF_S = 0.5
 MOST_BACKOFF_S = 30.0
 TOP_LOGPROBS = 20
+MOST_TOKENS = 2**53
+"""A reply that says it used more than this has not counted."""
 OVERHEAD_TOKENS = 64
 """Tokens a chat template may add to the bytes of a request, for the worst-case cost."""
 RETRIED = (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError, openai.ConflictError)
@@ -350,17 +353,23 @@ def read_answer(key: str, response: Mapping[str, Any], cost: float, latency: flo
         message = choice["message"]
         text = message.get("content")
         if message.get("refusal"):
-            return Answer(call, error=f"refused: {message['refusal']}")
+            return Answer(call, error=_plain(f"refused: {message['refusal']}"))
         if not isinstance(text, str) or not text:
-            return Answer(call, error=f"empty_answer: finish_reason {choice.get('finish_reason')!r}")
+            return Answer(call, error=_plain(f"empty_answer: finish_reason {choice.get('finish_reason')!r}"))
         text.encode()  # a lone surrogate is no text: a ValueError
         about: Any = choice.get("logprobs") or {}
         tokens = cast("list[dict[str, Any]]", about.get("content") or [])
         first = {str(t["token"]): float(t["logprob"]) for t in tokens[0].get("top_logprobs", [])} if tokens else None
         total = min(sum(float(token["logprob"]) for token in tokens), 0.0) if tokens else None
-        return Answer(call, text, str(choice.get("finish_reason") or "stop"), total, first)
+        known = total if total is not None and math.isfinite(total) else None
+        return Answer(call, text, _plain(str(choice.get("finish_reason") or "stop")), known, first)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        return Answer(call, error=f"malformed: {type(error).__name__}: {error}")
+        return Answer(call, error=_plain(f"malformed: {type(error).__name__}: {error}"))
+
+
+def _plain(text: str) -> str:
+    """*text* as a file can hold it: a lone surrogate, which JSON can spell, is a question mark."""
+    return text.encode(errors="replace").decode()
 
 
 def _usage(response: Mapping[str, Any]) -> tuple[int | None, int | None, int | None]:
@@ -371,8 +380,12 @@ def _usage(response: Mapping[str, Any]) -> tuple[int | None, int | None, int | N
     inner = usage.get("prompt_tokens_details")
     details = cast("Mapping[str, Any]", inner if isinstance(inner, Mapping) else {})
     counts: tuple[Any, ...] = (usage.get("prompt_tokens"), details.get("cached_tokens"), usage.get("completion_tokens"))
-    prompt, cached, completion = (count if isinstance(count, int) and count >= 0 else None for count in counts)
+    prompt, cached, completion = (count if _is_count(count) else None for count in counts)
     return prompt, cached, completion
+
+
+def _is_count(count: object) -> bool:
+    return isinstance(count, int) and not isinstance(count, bool) and 0 <= count <= MOST_TOKENS
 
 
 def _decoded(body: bytes) -> dict[str, Any] | None:
