@@ -150,6 +150,38 @@ def import_(
 
 
 @app.command()
+def queue(
+    config: ConfigFile,
+    audit: Annotated[int, typer.Option(min=0, help="Prompts in the uniform sample, those labelled included.")] = 0,
+    active: Annotated[int, typer.Option(min=0, help="Pairs that tell most about the judges; never certify.")] = 0,
+    gold: Annotated[int, typer.Option(min=0, help="Pairs whose answer is known, to check annotators.")] = 0,
+    each: Annotated[int, typer.Option(min=1, help="People wanted a pair.")] = 1,
+    one_pair: Annotated[bool, typer.Option("--one-pair", help="One pair of each audited prompt, not all.")] = False,
+    out: Annotated[Path | None, typer.Option(help="JSONL to fill in; `jurybox import labels` reads it.")] = None,
+    run_dir: RunDir = None,
+    as_json: Json = False,
+) -> None:
+    """Which pairs people should label next, and how many labels the gate still needs."""
+    from pipeline import labelling
+    from pipeline.errors import InputError
+
+    wanted = bool(audit or active or gold)
+    if wanted != (out is not None):
+        raise InputError("give --out FILE with at least one of --audit, --active and --gold; or neither, to be told")
+    with opened(config, run_dir, quiet=True) as bench:
+        told = labelling.state(bench)
+        if out is not None:
+            rows = labelling.queue(bench, audit=audit, active=active, gold=gold, each=each, one_pair=one_pair)
+            told["rows"] = labelling.write(rows, out)
+            told["guidelines"] = str(bench.config.labels.guidelines or labelling.GUIDELINES)
+    lines = [f"labelled pairs: {told['labelled']}", told["needed"]]
+    if out is not None:
+        lines += [f"{out}: {count} {name}" for name, count in told["rows"].items()] or [f"{out}: nothing is left"]
+        lines.append(f"guidelines for annotators: {told['guidelines']}")
+    say(lines, told, as_json=as_json)
+
+
+@app.command()
 def explain(
     config: ConfigFile,
     pair: Annotated[str, typer.Argument(metavar="PAIR_ID", help="A pair's id, its start, or its imported id.")],

@@ -10,13 +10,67 @@ def is_fit(prompt_id: str, seed: int, fit_fraction: float) -> bool:
     return ids.uniform_from(seed, "fit-or-certify", prompt_id) < fit_fraction
 
 
+def audited(pairs: pl.DataFrame, seed: int, unit: str, count: int, *, one_pair: bool = False) -> pl.DataFrame:
+    """The pairs of an audit sample, with ``inclusion_prob``, in the order in which they are audited.
+
+    Units stand in the order of a hash of their id, so the first n are a uniform sample of n, and a larger sample holds
+    the smaller ones.
+
+    Args:
+        pairs: ``pair_id`` and ``prompt_id`` of the pairs in question.
+        seed: the run's seed.
+        unit: ``prompt`` or ``pair``: what is drawn.
+        count: units in the sample.
+        one_pair: of each prompt one pair, drawn the same way, instead of all.
+    """
+    ranked = pairs.select("pair_id", "prompt_id").with_columns(
+        rank=pl.col(f"{unit}_id").map_elements(
+            lambda key: ids.uniform_from(seed, "audit-queue", key), return_dtype=pl.Float64
+        ),
+        within=pl.col("pair_id").map_elements(
+            lambda key: ids.uniform_from(seed, "audit-pair", key), return_dtype=pl.Float64
+        ),
+    )
+    units = ranked["rank"].n_unique()
+    ranked = ranked.sort("rank", "within", "pair_id")
+    share = pl.lit(count / max(units, 1))
+    if one_pair and unit == "prompt":
+        share /= pl.len().over("prompt_id")
+    ranked = ranked.with_columns(inclusion_prob=share)
+    if one_pair and unit == "prompt":
+        ranked = ranked.unique("prompt_id", keep="first", maintain_order=True)
+    return ranked.filter(pl.col("rank").rank("dense") <= count).select("pair_id", "prompt_id", "inclusion_prob")
+
+
 def split_labels(
     labels: pl.DataFrame, pairs: pl.DataFrame, seed: int, fit_fraction: float
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """(fit, certify) labels: by prompt, and only `audit` labels certify. Columns as in ``labels``."""
+    """(fit, certify) labels: by prompt, and only `audit` labels certify. Columns as in ``labels``.
+
+    An audit sample that was extended is one sample: see :func:`_one_sample`.
+    """
     owner = pairs.select("pair_id", "prompt_id")
     fits = [key for key in owner["prompt_id"].unique().sort() if is_fit(key, seed, fit_fraction)]
     joined = labels.join(owner, on="pair_id")
     fitting = pl.col("prompt_id").is_in(fits)
     audit = pl.col("queue").cast(pl.String) == "audit"
-    return joined.filter(fitting).select(labels.columns), joined.filter(~fitting & audit).select(labels.columns)
+    certify = joined.filter(~fitting & audit)
+    if certify["inclusion_prob"].n_unique() > 1:
+        certify = _one_sample(certify, owner.filter(~fitting), seed)
+    return joined.filter(fitting).select(labels.columns), certify.select(labels.columns)
+
+
+def _one_sample(certify: pl.DataFrame, owner: pl.DataFrame, seed: int) -> pl.DataFrame:
+    """*certify* with the inclusion probabilities of the whole sample, where it is one that was extended.
+
+    Audit samples are nested, so a label of an earlier, smaller one carries a smaller probability than the sample it is
+    now part of. Labels of exactly the pairs that :func:`audited` lists for their number of units are such a sample;
+    any other labels stay as they are.
+    """
+    labelled = set(certify["pair_id"])
+    for unit, one_pair in (("prompt", False), ("prompt", True), ("pair", False)):
+        count = certify[f"{unit}_id"].n_unique()
+        sample = audited(owner, seed, unit, count, one_pair=one_pair)
+        if set(sample["pair_id"]) == labelled:
+            return certify.drop("inclusion_prob").join(sample.drop("prompt_id"), on="pair_id", maintain_order="left")
+    return certify

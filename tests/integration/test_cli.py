@@ -264,7 +264,7 @@ def test_a_stage_again_skips_and_force_pays_nothing(finished: Path, endpoint: En
     assert len(endpoint.log) == before
 
 
-AFTER_AGGREGATE = {"aggregate", "gate", "select", "export"}
+AFTER_AGGREGATE = {"aggregate", "measure", "gate", "select", "export"}
 STUDENT = CONFIG["generators"][0]
 JUDGE, LONG = CONFIG["judges"]
 

@@ -92,12 +92,15 @@ def change(*path: str | int, to: Any) -> Callable[[Settings], None]:
         (change("gate", "delta", to=0.05), "gate select export"),
         (change("gate", "required", to=False), ""),
         (change("select", "min_margin", to=0.001), "gate select export"),
-        (change("aggregate", "decide_by", to="p_a_lc"), "aggregate gate select export"),
-        (change("aggregate", "method", to="majority"), "aggregate gate select export"),
-        (change("judges", 0, "max_tokens", to=9), "judge aggregate"),
-        (change("judges", 1, "scale", to=41.0), "judge aggregate gate select export"),
-        (change("generators", 0, "temperatures", to=[0.5, 0.9]), "generate pair judge aggregate gate select export"),
-        (change("seed", to=1), "generate pair labels judge aggregate gate select export"),
+        (change("aggregate", "decide_by", to="p_a_lc"), "aggregate measure gate select export"),
+        (change("aggregate", "method", to="majority"), "aggregate measure gate select export"),
+        (change("judges", 0, "max_tokens", to=9), "judge aggregate measure"),
+        (change("judges", 1, "scale", to=41.0), "judge aggregate measure gate select export"),
+        (
+            change("generators", 0, "temperatures", to=[0.5, 0.9]),
+            "generate pair judge aggregate measure gate select export",
+        ),
+        (change("seed", to=1), "generate pair labels judge aggregate measure gate select export"),
         (change("prompts", "near_duplicates", to=1.0), "load"),
     ],
 )
@@ -119,7 +122,7 @@ def test_one_more_prompt_and_an_edited_rubric(folder: Path) -> None:
     before = len(requests_of(folder))
     (folder / "rubric.md").write_text("Now better: {prompt} {first} {second}")
     # other words, other calls behind the judgments, but the same verdicts
-    assert went(folder, settings()) == ["judge", "aggregate"]
+    assert went(folder, settings()) == ["judge", "aggregate", "measure"]
     assert len(requests_of(folder)) == before + 12
     ask(folder, [*PROMPTS, "One more?"])
     assert went(folder, settings())[:3] == ["load", "generate", "pair"]
@@ -267,7 +270,7 @@ def test_the_stages_of_a_run() -> None:
 
     plain = Config(name="x")
     assert stages_of(plain) == list(STAGES)
-    assert stages_of(plain, "judge", "gate") == ["judge", "aggregate", "gate"]
+    assert stages_of(plain, "judge", "gate") == ["judge", "aggregate", "measure", "gate"]
     assert stages_of(Config.model_validate({"name": "x", "train": {}}))[-2:] == ["train", "evaluate"]
     with pytest.raises(InputError, match=r"'jugde' is no stage; allowed: load, generate"):
         stages_of(plain, "jugde")

@@ -1,0 +1,243 @@
+"""Which pairs people should label next. Reads the run's folder; the command line writes the file.
+
+Three queues. ``audit``: a uniform sample of prompts or pairs, a larger one holding the smaller; only these certify.
+``active``: the pairs whose labels tell most about the judges' weights, from prompts that fit and so never certify.
+``gold``: pairs whose answer is known, to see how good people are.
+
+Rows are blind: no model, judge, verdict or other label. Which answer is a follows from hashes of the texts.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from pipeline import ids
+from pipeline.config import LabelsConfig
+from pipeline.errors import InputError
+from pipeline.frames import GOLD, conversation, given_by_people, with_texts
+from pipeline.splits import audited, is_fit
+from pipeline.store import whole
+from pipeline.votes import Array, Integers, Mask, Votes, votes_of
+from pipeline.workbench import Workbench
+
+GUIDELINES = Path(__file__).parent / "templates" / "guidelines.md"
+MOST_CANDIDATES = 20_000
+"""Pairs among which the active queue looks again after each choice: those that tell most at first."""
+LONGEST_RATIO = 3.0
+
+Row = dict[str, object]
+
+
+def guidelines(config: LabelsConfig) -> str:
+    """What annotators are told: the config's own text, or the one that ships.
+
+    Raises:
+        InputError: the file is missing or not UTF-8.
+    """
+    path = config.guidelines or GUIDELINES
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"labels.guidelines {path}: cannot be read ({error}); give a UTF-8 text file") from error
+
+
+def queue(
+    bench: Workbench, *, audit: int = 0, active: int = 0, gold: int = 0, each: int = 1, one_pair: bool = False
+) -> list[Row]:
+    """Rows to be labelled: ``pair_id``, ``queue``, ``inclusion_prob``, ``messages``, ``response_a``, ``response_b``,
+    and ``annotator``, ``label``, ``seconds``, ``labelled_at`` to be filled in; ``jurybox import labels`` reads them.
+
+    Args:
+        bench: the opened run.
+        audit: units (``labels.audit_unit``) in the audit sample, those labelled before included.
+        active: pairs to choose actively.
+        gold: pairs with a known answer.
+        each: people wanted a pair; a pair that fewer have labelled in this queue comes again.
+        one_pair: one pair of each audited prompt instead of all.
+
+    Raises:
+        InputError: there is nothing to label, or more is to be audited than there is.
+    """  # noqa: D205
+    run = bench.folder
+    pairs, labels = run.read("pairs"), run.read("labels")
+    if pairs.is_empty():
+        raise InputError(f"{run.path} holds no pairs yet; run `jurybox pair` or import pairs first")
+    unit = bench.config.labels.audit_unit
+    units = pairs[f"{unit}_id"].n_unique()
+    if audit > units:
+        raise InputError(f"--audit {audit}: there are {units} {unit}s with pairs; ask for at most so many")
+    sample = audited(pairs, bench.seed, unit, audit, one_pair=one_pair)
+    probability = dict(sample.select("pair_id", "inclusion_prob").iter_rows())
+    chosen = [
+        *[("audit", key, probability[key]) for key in _fewer(list(probability), labels, "audit", each)],
+        *[("active", key, 1.0) for key in _active(bench, pairs, labels, active)],
+        *[("gold", key, 1.0) for key in _known(pairs, labels, bench.seed, each)[:gold]],
+    ]
+    order = pl.DataFrame(chosen, schema={"queue": pl.String, "pair_id": pl.String, "p": pl.Float64}, orient="row")
+    texts = with_texts(
+        pairs.join(order.unique("pair_id"), on="pair_id", how="semi"), run.read("samples"), run.read("prompts")
+    )
+    shown = order.unique("pair_id", keep="first", maintain_order=True).join(
+        texts, on="pair_id", how="left", maintain_order="left"
+    )
+    return [
+        {
+            "pair_id": row["pair_id"],
+            "queue": row["queue"],
+            "inclusion_prob": row["p"],
+            "messages": [{"role": role, "content": content} for role, content in conversation(row["messages"])],
+            "response_a": row["completion_a"],
+            "response_b": row["completion_b"],
+            "annotator": None,
+            "label": None,
+            "seconds": None,
+            "labelled_at": None,
+        }
+        for row in shown.iter_rows(named=True)
+    ]
+
+
+def _fewer(keys: list[str], labels: pl.DataFrame, name: str, each: int) -> list[str]:
+    """The pairs among *keys* that fewer than *each* people have labelled in the queue *name*."""
+    done = given_by_people(labels).filter(pl.col("queue").cast(pl.String) == name).group_by("pair_id").len()
+    enough = set(done.filter(pl.col("len") >= each)["pair_id"])
+    return [key for key in keys if key not in enough]
+
+
+def _known(pairs: pl.DataFrame, labels: pl.DataFrame, seed: int, each: int) -> list[str]:
+    """Pairs with a known answer that fewer than *each* people have labelled as gold, in a seeded order."""
+    truth = labels.filter((pl.col("annotator") == GOLD) & (pl.col("queue").cast(pl.String) == GOLD))
+    keys = sorted(truth["pair_id"].unique(), key=lambda key: ids.uniform_from(seed, "gold-queue", key))
+    here = set(pairs["pair_id"])
+    return _fewer([key for key in keys if key in here], labels, "gold", each)
+
+
+def _active(bench: Workbench, pairs: pl.DataFrame, labels: pl.DataFrame, count: int) -> list[str]:
+    """Unlabelled pairs of prompts that fit, those that tell most first."""
+    if not count:
+        return []
+    run, fraction = bench.folder, bench.config.labels.fit_fraction
+    votes = votes_of(run.read("judgments"), pairs, run.read("samples"))
+    if not votes.judges:
+        raise InputError(f"{run.path} holds no readable judgments; run `jurybox judge` first, or leave out --active")
+    p = _probabilities(run.read("verdicts"), votes, bench.config.aggregate.decide_by)
+    owner = pl.DataFrame({"pair_id": votes.pair_ids}).join(pairs, on="pair_id", how="left", maintain_order="left")
+    fitting = {key for key in owner["prompt_id"].unique() if is_fit(key, bench.seed, fraction)}
+    fits = owner["prompt_id"].is_in(list(fitting)).to_numpy()
+    told = votes.pair_ids.is_in(given_by_people(labels)["pair_id"].unique().to_list()).to_numpy()
+    rows = most_informative(_features(votes), p, votes.prompts, fits & told, fits & ~told, count)
+    return [votes.pair_ids[row] for row in rows]
+
+
+def _probabilities(verdicts: pl.DataFrame, votes: Votes, decide_by: str) -> Array:
+    """(pairs,) P(a preferred) of the verdict, or of the mean vote where there is none."""
+    table = pl.DataFrame({"pair_id": votes.pair_ids}).join(
+        verdicts.select("pair_id", p=decide_by), on="pair_id", how="left", maintain_order="left"
+    )
+    given = table["p"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+    present = ~np.isnan(votes.votes)
+    mean = np.nan_to_num(votes.votes).sum(axis=1) / np.maximum(present.sum(axis=1), 1)
+    return np.where(np.isnan(given), (1 + mean) / 2, given)
+
+
+def _features(votes: Votes) -> Array:
+    return np.column_stack([np.nan_to_num(votes.votes), np.clip(votes.length, -LONGEST_RATIO, LONGEST_RATIO)])
+
+
+def most_informative(
+    features: Array, p: Array, prompts: Integers, known: Mask, candidates: Mask, count: int
+) -> list[int]:
+    """Rows whose labels tell most about the weights w of a logistic model logit P(a) = w . features.
+
+    A label of a pair with features x and probability p adds p (1 - p) x x' to the information H about w, so it shrinks
+    the volume of what w may be by a factor 1 + p (1 - p) x' H^-1 x: the Bayesian D-optimal design (Chaloner &
+    Verdinelli 1995), chosen greedily. H starts from a unit prior and the pairs *known*; after each choice it is
+    updated, so that the next one tells something else. p (1 - p) favours pairs on which the panel is torn; a pair on
+    which no judge has an opinion tells nothing. One pair a prompt until every prompt has had one.
+
+    Args:
+        features: (pairs, d).
+        p: (pairs,) in [0, 1].
+        prompts: (pairs,) number of the prompt.
+        known: (pairs,) whether its label is known.
+        candidates: (pairs,) whether it may be chosen.
+        count: how many; fewer where fewer tell anything.
+    """
+    weight = np.clip(p * (1 - p), 0.0, None)
+    x = features[known]
+    prior = np.eye(features.shape[1])
+    spread: Array = np.linalg.inv(prior + (x * weight[known, None]).T @ x).astype(np.float64)
+
+    def gain(rows: Integers) -> Array:
+        return weight[rows] * ((features[rows] @ spread) * features[rows]).sum(axis=1)
+
+    rows: Integers = np.flatnonzero(candidates)
+    rows = rows[np.argsort(-gain(rows), kind="stable")][:MOST_CANDIDATES]
+    chosen: list[int] = []
+    open_, free = np.ones(len(rows), dtype=np.bool_), np.ones(len(rows), dtype=np.bool_)
+    while len(chosen) < count:
+        gains = np.where(open_ & free, gain(rows), 0.0)
+        if not gains.any():
+            if free.all():
+                break
+            free[:] = True  # every prompt has had one: go round again
+            continue
+        at = int(np.argmax(gains))
+        row = int(rows[at])
+        chosen.append(row)
+        open_[at] = False
+        free[prompts[rows] == prompts[row]] = False
+        # Sherman & Morrison: the inverse after x x' was added.
+        moved: Array = spread @ features[row]
+        added = float(weight[row])
+        spread = spread - added * np.outer(moved, moved) / (1 + added * float(features[row] @ moved))
+    return chosen
+
+
+def needed(
+    certificate: Mapping[str, Any] | None, pairs: pl.DataFrame, labels: pl.DataFrame, config: LabelsConfig
+) -> str:
+    """What the gate still asks for, in words, and the audit sample that would give it.
+
+    Of the units audited so far some fit and some have no kept pair; the share that counted is expected of the next.
+    """
+    if certificate is None:
+        return "there is no certificate yet: `jurybox gate` says how many labels are needed"
+    if certificate["certified"]:
+        return "the gate certifies; no more labels are needed"
+    more = certificate["labels_needed"]
+    if more is None:
+        return f"the gate asks for no number of labels: {certificate['reason']}"
+    unit = config.audit_unit
+    audit = labels.filter(pl.col("queue").cast(pl.String) == "audit")
+    so_far = pairs.join(audit, on="pair_id", how="semi")[f"{unit}_id"].n_unique()
+    counted = certificate["n_units"] / so_far if so_far and certificate["n_units"] else 1 - config.fit_fraction
+    total = so_far + math.ceil(more / counted)
+    there = pairs[f"{unit}_id"].n_unique()
+    text = f"the gate asks for about {more} more audited {unit}s among the kept; {so_far} are audited"
+    if total > there:
+        return f"{text}, and --audit {total} would give them, but the run has {there} {unit}s: it needs more prompts"
+    return f"{text}, and --audit {total} would give them"
+
+
+def state(bench: Workbench) -> dict[str, Any]:
+    """``labelled``, how many pairs people labelled, and ``needed``, what the gate still asks for in words."""
+    run = bench.folder
+    pairs, labels = run.read("pairs"), run.read("labels")
+    return {
+        "labelled": given_by_people(labels)["pair_id"].n_unique(),
+        "needed": needed(run.read_json("certificate.json"), pairs, labels, bench.config.labels),
+    }
+
+
+def write(rows: list[Row], path: Path) -> dict[str, int]:
+    """Write the queue as JSON lines, whole or not at all; returns how many rows each queue has."""
+    with whole(path) as file:
+        file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return dict(Counter(str(row["queue"]) for row in rows))
