@@ -16,9 +16,9 @@ import numpy as np
 import polars as pl
 
 from pipeline import bootstrap, ids, kappa, schemas
-from pipeline.aggregation.base import Votes
 from pipeline.bootstrap import Array, Indices
 from pipeline.ratings import ABSENT, Mask, Ratings, Sides, counts_of, sides_of
+from pipeline.votes import Votes
 
 ANY = "*"
 """In place of a rater's name: any one of them."""
@@ -82,27 +82,13 @@ def panel_agreement(
     votes: Votes, human: dict[str, float], prompt_of: dict[str, str], seed: int
 ) -> dict[str, Agreement]:
     """Agreement of every judge of *votes*, by name."""
-    told = [row for row, key in enumerate(votes.pair_ids) if key in human]
-    target = np.array([human[votes.pair_ids[row]] for row in told])
-    prompts = [prompt_of[votes.pair_ids[row]] for row in told]
-    columns = votes.votes[told]
+    keys = sorted(human)
+    rows = votes.rows(keys)
+    told = [key for key, row in zip(keys, rows, strict=True) if row >= 0]
+    target = np.array([human[key] for key in told])
+    prompts = [prompt_of[key] for key in told]
+    columns = votes.votes[rows[rows >= 0]]
     return {judge: agreement(columns[:, at], target, prompts, seed) for at, judge in enumerate(votes.judges)}
-
-
-def first_slot_rate(judgments: pl.DataFrame) -> dict[str, float]:
-    """Per judge: how often the answer shown first won, ties one half; .5 is what no position bias would show.
-
-    Only pairs judged in both orders count, so that the answers' quality cancels out.
-    """
-    first = pl.when(pl.col("order").cast(pl.String) == "ab").then("preference").otherwise(1 - pl.col("preference"))
-    won = ((first - 0.5).sign() + 1) / 2
-    rates = (
-        judgments.filter(pl.col("preference").is_not_null())
-        .filter(pl.col("order").n_unique().over("judge", "pair_id") == 2)  # noqa: PLR2004  two orders
-        .group_by("judge")
-        .agg(won.mean().alias("rate"))
-    )
-    return dict(rates.sort("judge").iter_rows())
 
 
 def table(ratings: Ratings, verdicts: pl.DataFrame, certify: pl.Series, decide_by: str, seed: int) -> pl.DataFrame:

@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.agreement import Agreement, agreement, cluster_interval, first_slot_rate
-from tests.worlds import judgments, longer, world
+from pipeline.agreement import Agreement, agreement, cluster_interval
 
 NAN = math.nan
 
@@ -41,17 +40,3 @@ def test_the_interval_is_the_same_each_time() -> None:
     assert cluster_interval(np.ones(5), np.ones(5), 1) == (1.0, 1.0)
     hits = np.array([1.0, 0.0, 1.0])
     assert cluster_interval(hits, np.ones(3), 1) == cluster_interval(hits, np.ones(3), 1)
-
-
-def test_first_slot_rate_by_hand() -> None:
-    made = world({f"q{at}": ["x", "yy"] for at in range(4)})
-    both = judgments(made, {"fair": longer})
-    assert first_slot_rate(both) == {"fair": 0.5}
-    import polars as pl
-
-    always = both.with_columns(
-        pl.lit("first").alias("judge"), (pl.col("order") == "ab").cast(pl.Float64).alias("preference")
-    )
-    assert first_slot_rate(always) == {"first": 1.0}
-    # one order alone says nothing about the slot
-    assert first_slot_rate(always.filter(pl.col("order") == "ab")) == {}
