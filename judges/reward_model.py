@@ -12,14 +12,15 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from judges.asking import Heard, ask, words
 from judges.base import Comparison, Judgment, Labelled, Opinions, Rating
-from pipeline import ids
-from pipeline.config import Frozen, JudgeConfig, ModelName
-from pipeline.engines.base import Request, Toolbox
+from pipeline import control_tokens, ids
+from pipeline.config import Frozen, JudgeConfig, ModelConfig, ModelName
+from pipeline.engines.base import Call, Request, Toolbox
 from pipeline.errors import ConfigError, StageError
 from pipeline.runner import digest
 from pipeline.store import storage
@@ -52,6 +53,12 @@ class RewardModelJudge:
 
         model: ModelName
         """A sequence classifier with one output, or with `fit` any chat model: a folder or a Hub name."""
+        engine: Literal["transformers", "vllm"] = "transformers"
+        """What runs the model in this process; `vllm` scores with a model as it is."""
+        engine_args: dict[str, Any] = Field(default_factory=dict)
+        """Passed to vLLM as they are, e.g. `{gpu_memory_utilization: 0.5}`."""
+        endpoint: str | None = None
+        """Name of an entry of `endpoints`: a vLLM server of a reward model (`--runner pooling`) instead of `engine`."""
         max_length: int = Field(default=1024, ge=8)
         """Longest prompt with answer, tokens; a longer one is a failed judgment."""
         fit: FitConfig | None = None
@@ -61,6 +68,14 @@ class RewardModelJudge:
         def wants_labels(self) -> bool:
             """Whether it learns: with `fit`."""
             return self.fit is not None
+
+        @model_validator(mode="after")
+        def _fitted_here(self) -> "RewardModelJudge.Options":
+            if self.fit is not None and (self.engine != "transformers" or self.endpoint is not None):
+                raise ValueError("`fit` trains and scores with `engine: transformers`; leave out `fit`, or the engine")
+            if self.endpoint is not None and "engine" in self.model_fields_set and self.engine != "transformers":
+                raise ValueError("takes `engine` or `endpoint`, not both")
+            return self
 
     def __init__(self, options: Options, toolbox: Toolbox) -> None:
         self.options, self.toolbox = options, toolbox
@@ -103,19 +118,30 @@ class RewardModelJudge:
             answers = folds.setdefault(self.fold(item.prompt_id), {})
             answers[item.sample_a] = item.messages, item.completion_a
             answers[item.sample_b] = item.messages, item.completion_b
-        scores: dict[str, float] = {}
+        marks: dict[str, Heard[float]] = {}
+        calls: list[Call] = []
         for fold in sorted(folds):
-            scores |= self._scores(fold, folds[fold])
+            if self.options.endpoint is None and self.options.engine == "transformers":
+                marks |= self._scores(fold, folds[fold])
+            else:
+                asked, made = self._asked(folds[fold])
+                marks |= asked
+                calls += made
         judgments: list[Judgment] = []
         for item in comparisons:
-            a, b = scores.get(item.sample_a), scores.get(item.sample_b)
-            if a is None or b is None:
-                why = f"too_long: prompt and answer exceed max_length {self.options.max_length}"
-                judgments.append(Judgment(item.pair_id, "ab", None, error=why))
+            a, b = marks[item.sample_a], marks[item.sample_b]
+            keys = (*a.call_keys, *b.call_keys)
+            if a.value is None or b.value is None:
+                judgments.append(Judgment(item.pair_id, "ab", None, error=a.error or b.error, call_keys=keys))
             else:
-                judgments.append(Judgment(item.pair_id, "ab", _logistic(a - b)))
+                judgments.append(Judgment(item.pair_id, "ab", _logistic(a.value - b.value), call_keys=keys))
         self.toolbox.advance(len(comparisons))
-        return Opinions(judgments, [Rating(sample, score) for sample, score in sorted(scores.items())])
+        ratings = [
+            Rating(sample, mark.value, call_keys=mark.call_keys)
+            for sample, mark in sorted(marks.items())
+            if mark.value is not None
+        ]
+        return Opinions(judgments, ratings, calls)
 
     def fold(self, prompt_id: str) -> int:
         """The fold a prompt falls into; 0 when nothing is learned."""
@@ -145,8 +171,20 @@ class RewardModelJudge:
                         shutil.rmtree(old, ignore_errors=True)
         return target
 
-    def _scores(self, fold: int, answers: Mapping[str, tuple[Turns, str]]) -> dict[str, float]:
-        """sample_id -> score, without those that are too long."""
+    def _asked(self, answers: Mapping[str, tuple[Turns, str]]) -> tuple[dict[str, Heard[float]], list[Call]]:
+        """(sample_id -> score or error, calls) by vLLM, in this process or behind an endpoint."""
+        options = self.options
+        if options.endpoint is None:
+            kind, arguments = "vllm_pooling", {"max_model_len": options.max_length, **options.engine_args}
+        else:
+            kind, arguments = "vllm_pooling_server", {"endpoint": options.endpoint}
+        engine = self.toolbox.engine(ModelConfig(model=options.model, engine=kind, engine_args=arguments))
+        requests = [Request((*messages, ("assistant", completion)), 1) for messages, completion in answers.values()]
+        heard, calls = ask(engine, requests, lambda _at, answer: float(words(answer)), 1, _unseen)
+        return dict(zip(answers, heard, strict=True)), calls
+
+    def _scores(self, fold: int, answers: Mapping[str, tuple[Turns, str]]) -> dict[str, Heard[float]]:
+        """sample_id -> score, or the error that it is too long, by transformers."""
         import torch
 
         if self.options.fit is not None and fold not in self.models:
@@ -157,14 +195,16 @@ class RewardModelJudge:
         model = model.to(device).eval()
         tokens = {key: _tokens(tokenizer, *answer) for key, answer in answers.items()}
         order = sorted(tokens, key=lambda key: (len(tokens[key]), key))
-        scores: dict[str, float] = {}
+        why = f"too_long: prompt and answer exceed max_length {self.options.max_length}"
+        unscored: Heard[float] = Heard(None, why, None, ())
+        marks = dict.fromkeys(order, unscored)
         for batch in _batches([key for key in order if len(tokens[key]) <= self.options.max_length], tokens):
             rows = [tokens[key] for key in batch]
             inputs = tokenizer.pad({"input_ids": rows}, padding_side="right", return_tensors="pt").to(device)
             with torch.inference_mode():
-                logits = model(**inputs).logits[:, 0].float().tolist()
-            scores |= dict(zip(batch, cast("list[float]", logits), strict=True))
-        return scores
+                logits = cast("list[float]", model(**inputs).logits[:, 0].float().tolist())
+            marks |= {key: Heard(score, None, None, ()) for key, score in zip(batch, logits, strict=True)}
+        return marks
 
 
 def train(options: RewardModelJudge.Options, rows: list[dict[str, Any]], target: Path, seed: int) -> None:
@@ -296,7 +336,9 @@ def _tokens(tokenizer: Any, messages: Turns, completion: str) -> list[int]:
 
 
 def _template(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
-    return cast("list[int]", tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"])
+    control = control_tokens.of(tokenizer)
+    shown = [{**turn, "content": control_tokens.defused(turn["content"], control)} for turn in messages]
+    return cast("list[int]", tokenizer.apply_chat_template(shown, return_dict=True)["input_ids"])
 
 
 def _batches(order: Sequence[str], tokens: Mapping[str, list[int]]) -> list[list[str]]:
@@ -317,6 +359,11 @@ def _identity(model: str) -> object:
         return model
     files = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
     return [model, [(name, (folder / name).stat().st_size, (folder / name).stat().st_mtime_ns) for name in files]]
+
+
+def _unseen(done: int) -> None:
+    """Progress is told in judgments, when they are made."""
+    del done
 
 
 def _logistic(logit: float) -> float:

@@ -38,7 +38,21 @@ def tiny_model(folder: Path, seed: int = 0) -> str:
     """Write model and tokenizer to *folder*; returns its path as a model's name."""
     tokenizer = tiny_tokenizer()
     torch.manual_seed(seed)
-    config = transformers.LlamaConfig(
+    return _saved(transformers.LlamaForCausalLM(_config(tokenizer)), tokenizer, folder)
+
+
+def tiny_reward_model(folder: Path, seed: int = 0) -> str:
+    """The same with a random reward head of one output, large enough to tell answers apart."""
+    tokenizer = tiny_tokenizer()
+    torch.manual_seed(seed)
+    # vLLM's CPU build has no attention for heads of 16.
+    model: Any = transformers.LlamaForSequenceClassification(_config(tokenizer, num_labels=1, head_dim=64))
+    torch.nn.init.normal_(model.score.weight)
+    return _saved(model, tokenizer, folder)
+
+
+def _config(tokenizer: Any, **more: Any) -> transformers.LlamaConfig:
+    return transformers.LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
         intermediate_size=64,
@@ -50,7 +64,11 @@ def tiny_model(folder: Path, seed: int = 0) -> str:
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
+        **more,
     )
-    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+
+
+def _saved(model: Any, tokenizer: Any, folder: Path) -> str:
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)

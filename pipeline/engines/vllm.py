@@ -5,7 +5,8 @@ import importlib
 import json
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,32 +31,10 @@ class VllmEngine:
 
     def __init__(self, options: ModelConfig, toolbox: Toolbox) -> None:
         del toolbox
-        for name, value in QUIET.items():
-            os.environ.setdefault(name, value)
-        try:
-            vllm: Any = importlib.import_module("vllm")
-        except ImportError as error:
-            raise ConfigError(
-                f"engine `vllm` is not installed ({error}); install the `vllm` extra on a machine with a GPU, or "
-                "use `engine: transformers` or an `endpoint`"
-            ) from error
         arguments = dict(options.engine_args)
-        self.vllm = vllm
         self.options = options
         self.adapter = cast("str | None", arguments.pop("adapter", None))
-        defaults = {"disable_log_stats": True, "use_tqdm_on_load": False, **self._lora_arguments()}
-        try:
-            self.llm: Any = vllm.LLM(model=options.model, **{**defaults, **arguments})
-        except (OSError, ValueError, TypeError) as error:
-            raise ConfigError(
-                f"model {options.model!r} cannot be loaded by vLLM ({_last_line(error)}); give a folder that exists "
-                "beside the config or a Hub name this machine can download, and engine_args that vllm.LLM knows"
-            ) from error
-        except RuntimeError as error:
-            raise StageError(
-                f"vLLM could not start model {options.model!r} ({_last_line(error)}); what it printed says why. "
-                "Short of memory, give engine_args a smaller max_model_len or another gpu_memory_utilization"
-            ) from error
+        self.vllm, self.llm = start(options.model, {**self._lora_arguments(), **arguments})
         self.tokenizer: Any = self.llm.get_tokenizer()
         self.control = control_tokens.of(self.tokenizer)
         self.context = int(self.llm.llm_engine.model_config.max_model_len)
@@ -81,26 +60,19 @@ class VllmEngine:
 
     def close(self) -> None:
         """End the engine's processes, which gives the memory back."""
-        self.llm.llm_engine.engine_core.shutdown(timeout=SHUTDOWN_S)
+        stop(self.llm)
         del self.llm
 
     def _generate(self, prompts: list[list[int]], requests: list[Request]) -> list[Any]:
         if not prompts:
             return []
-        died: type[Exception] = importlib.import_module("vllm.v1.engine.exceptions").EngineDeadError
-        with self.lock:
-            try:
-                return self.llm.generate(
-                    [{"prompt_token_ids": prompt} for prompt in prompts],
-                    [self._sampling(request) for request in requests],
-                    use_tqdm=False,
-                    lora_request=self._lora_request(),
-                )
-            except died as error:
-                raise StageError(
-                    f"vLLM died while it ran model {self.options.model!r} (most often for want of memory); the same "
-                    "command goes on from there, with a smaller max_model_len or max_num_seqs in engine_args"
-                ) from error
+        with self.lock, alive(self.options.model):
+            return self.llm.generate(
+                [{"prompt_token_ids": prompt} for prompt in prompts],
+                [self._sampling(request) for request in requests],
+                use_tqdm=False,
+                lora_request=self._lora_request(),
+            )
 
     def _tokens(self, request: Request) -> list[int]:
         messages = [
@@ -172,6 +144,54 @@ class VllmEngine:
             return Answer(call, error=f"empty_answer: finish_reason {best.finish_reason!r}")
         total = None if best.cumulative_logprob is None else min(float(best.cumulative_logprob), 0.0)
         return Answer(call, text, str(best.finish_reason or "stop"), total)
+
+
+def start(model: str, arguments: Mapping[str, Any]) -> tuple[Any, Any]:
+    """(the module vllm, its LLM of *model*), which runs until :func:`stop`.
+
+    Raises:
+        ConfigError: vLLM is not installed, or cannot load the model.
+        StageError: it could not be started.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        vllm: Any = importlib.import_module("vllm")
+    except ImportError as error:
+        raise ConfigError(
+            f"engine `vllm` is not installed ({error}); install the `vllm` extra on a machine with a GPU, or "
+            "use `engine: transformers` or an `endpoint`"
+        ) from error
+    try:
+        return vllm, vllm.LLM(model=model, **{"disable_log_stats": True, "use_tqdm_on_load": False, **arguments})
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"model {model!r} cannot be loaded by vLLM ({_last_line(error)}); give a folder that exists "
+            "beside the config or a Hub name this machine can download, and engine_args that vllm.LLM knows"
+        ) from error
+    except RuntimeError as error:
+        raise StageError(
+            f"vLLM could not start model {model!r} ({_last_line(error)}); what it printed says why. "
+            "Short of memory, give engine_args a smaller max_model_len or another gpu_memory_utilization"
+        ) from error
+
+
+@contextmanager
+def alive(model: str) -> Generator[None]:
+    """Where vLLM's engine is asked; raises StageError when it died."""
+    died: type[Exception] = importlib.import_module("vllm.v1.engine.exceptions").EngineDeadError
+    try:
+        yield
+    except died as error:
+        raise StageError(
+            f"vLLM died while it ran model {model!r} (most often for want of memory); the same "
+            "command goes on from there, with a smaller max_model_len or max_num_seqs in engine_args"
+        ) from error
+
+
+def stop(llm: Any) -> None:
+    """End the processes of an LLM."""
+    llm.llm_engine.engine_core.shutdown(timeout=SHUTDOWN_S)
 
 
 def _last_line(error: BaseException) -> str:
