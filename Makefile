@@ -23,8 +23,9 @@ test: .venv/installed ## every test that this machine can run
 unit: .venv/installed ## the quick tests
 	$(BIN)/python -m pytest tests/unit tests/property
 
-soak: .venv/installed ## kills, storms and budgets at full counts: about an hour
-	JURYBOX_SOAK=1 $(BIN)/python -m pytest -s tests/integration/test_kills.py tests/integration/test_storm.py
+soak: .venv/installed ## kills, storms, budgets and plans at full counts: about an hour
+	JURYBOX_SOAK=1 $(BIN)/python -m pytest -s tests/integration/test_kills.py tests/integration/test_storm.py \
+		tests/integration/test_plan.py
 
 lint: .venv/installed ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -197,7 +197,7 @@ class _Planner:
     # What there is.
 
     def _read_ledger(self) -> None:
-        if self.config.ledger is None and not (self.bench.folder.path / "ledger.sqlite").is_file():
+        if not self.bench.has_ledger:
             return
         ledger = self.bench.ledger
         self.made.charged_usd = ledger.charged_usd()
