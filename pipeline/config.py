@@ -371,7 +371,7 @@ class Config(Frozen):
 
     def base_url(self, options: object) -> str | None:
         """Where the model of a generator or judge is asked: a moved endpoint is another model. None in this process."""
-        name = options.endpoint if isinstance(options, ModelConfig) else None
+        name = cast("str | None", getattr(options, "endpoint", None))
         return None if name is None else self.endpoints[name].base_url
 
     @field_validator("train", mode="before")
@@ -408,15 +408,18 @@ class Config(Frozen):
                 raise ValueError(f"two judges are named {name!r}; give each its own name")
         for key, users in (("generators", self.generators), ("judges", self.judges)):
             for at, user in enumerate(users):
-                if not isinstance(user, ModelConfig) or user.endpoint is None:
+                name = cast("str | None", getattr(user, "endpoint", None))
+                if name is None:
                     continue
-                if user.endpoint not in self.endpoints:
+                if name not in self.endpoints:
                     raise _fault(
                         (key, at, "endpoint"),
-                        f"endpoint {user.endpoint!r} of model {user.model!r} is not defined; endpoints has: "
+                        f"endpoint {name!r} of model {getattr(user, 'model', None)!r} is not defined; endpoints has: "
                         f"{', '.join(self.endpoints) or 'nothing'}",
                     )
-                if self.budget is not None and self.endpoints[user.endpoint].price_of(user) is None:
+                if not isinstance(user, ModelConfig) or self.budget is None:
+                    continue
+                if self.endpoints[name].price_of(user) is None:
                     raise _fault(
                         (key, at, "price"),
                         f"model {user.model!r} has no `price`, so its calls cannot be held under `budget`; "
