@@ -3,6 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 SHARD_PROMPTS = 128
@@ -70,4 +72,13 @@ def people(labels: pl.DataFrame) -> pl.DataFrame:
 def lengths(samples: pl.DataFrame | pl.LazyFrame) -> pl.DataFrame:
     """``sample_id`` and ``length``, the characters of its completion; of a lazy frame no text is held."""
     counted = samples.lazy().select("sample_id", pl.col("completion").str.len_chars().cast(pl.Int64).alias("length"))
-    return counted.unique("sample_id", keep="any").collect(engine="streaming")
+    found = counted.collect(engine="streaming")
+    # Two generators of one model may have written the same words: that is one sample.
+    return found if found["sample_id"].n_unique() == found.height else found.unique("sample_id", maintain_order=True)
+
+
+def positions(wanted: pl.Series, known: pl.Series) -> npt.NDArray[np.int64]:
+    """Position in *known*, whose values are unique, of each of *wanted*; -1 where there is none."""
+    numbered = pl.DataFrame({"id": known, "at": np.arange(len(known))})
+    joined = pl.DataFrame({"id": wanted}).join(numbered, on="id", how="left", maintain_order="left")
+    return joined["at"].fill_null(-1).to_numpy()

@@ -140,6 +140,16 @@ class Kept(Verdicts):
         return pl.col("chosen_id") != pl.col("rejected_id")
 
 
+class Scores(dy.Schema):
+    """How good each answer that was compared is, from all verdicts on it."""
+
+    sample_id = dy.String(primary_key=True, regex=ID, description="The answer.")
+    prompt_id = dy.String(regex=ID, description="The prompt answered.")
+    score = dy.Float64(description="Bradley-Terry score, nats; zero on average over a prompt's answers.")
+    se = dy.Float64(min=0.0, description="Its standard error, each verdict taken as one comparison.")
+    n = dy.Int64(min=0, description="Comparisons it was in.")
+
+
 class Dropped(dy.Schema):
     """What a stage did not pass on: exactly one reason a row, so that the funnel adds up."""
 
@@ -271,6 +281,7 @@ FRAMES: dict[str, type[dy.Schema]] = {
     "labels": Labels,
     "verdicts": Verdicts,
     "kept": Kept,
+    "scores": Scores,
     "dropped": Dropped,
     "duels": Duels,
     "agreement": Agreement,

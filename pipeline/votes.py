@@ -14,7 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from pipeline import schemas
-from pipeline.frames import lengths
+from pipeline.frames import lengths, positions
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -32,6 +32,8 @@ class Votes:
     """(pairs,) ids, in row order."""
     prompts: Integers
     """(pairs,) number of the pair's prompt: equal numbers are one prompt, and nothing else is meant by them."""
+    answers: Integers
+    """(pairs, 2) numbers of the answers a and b: pairs that share an answer share its number."""
     judges: list[str]
     """(judges,) names, in column order."""
     ab: Array
@@ -62,6 +64,7 @@ class Votes:
         return cls(
             pair_ids=pl.Series("pair_id", pair_ids, dtype=pl.String),
             prompts=np.arange(len(pair_ids), dtype=np.int64),
+            answers=np.arange(2 * len(pair_ids), dtype=np.int64).reshape(-1, 2),
             judges=judges,
             ab=votes,
             ba=votes,
@@ -88,6 +91,7 @@ class Votes:
             self,
             pair_ids=self.pair_ids.gather(kept),
             prompts=self.prompts[kept],
+            answers=self.answers[kept],
             ab=self.ab[kept],
             ba=self.ba[kept],
             length=self.length[kept],
@@ -96,11 +100,11 @@ class Votes:
 
     def swapped(self) -> "Votes":
         """The same votes with the names a and b exchanged: who saw a first now saw b first, and every sign turns."""
-        return replace(self, ab=-self.ba, ba=-self.ab, length=-self.length)
+        return replace(self, answers=self.answers[:, ::-1], ab=-self.ba, ba=-self.ab, length=-self.length)
 
     def rows(self, pair_ids: Sequence[str] | pl.Series) -> Integers:
         """Row number of each of *pair_ids*; -1 for a pair that is not here."""
-        return _positions(pl.Series("id", pair_ids, dtype=pl.String), self.pair_ids)
+        return positions(pl.Series("id", pair_ids, dtype=pl.String), self.pair_ids)
 
     def first_slot(self) -> dict[str, float]:
         """Per judge: how often the answer shown first won, ties one half; .5 is what no position bias would show.
@@ -143,6 +147,7 @@ def votes_of(judgments: Rows, pairs: Rows, samples: Rows) -> Votes:
     return Votes(
         pair_ids=table["pair_id"],
         prompts=table["prompt"].to_numpy(),
+        answers=table.select("answer_a", "answer_b").to_numpy(),
         judges=judges,
         ab=ab,
         ba=ba,
@@ -198,34 +203,29 @@ def verdict_frame(votes: Votes, p_a: Array, p_a_lc: Array, decide_by: str) -> tu
 
 
 def _with_lengths(pairs: Rows, samples: Rows) -> pl.DataFrame:
-    """``pair_id``, ``prompt`` (a number) and ``length`` (log ratio) of every pair whose answers are there, by id."""
+    """``pair_id``, numbers of prompt and answers, ``length`` (log ratio) of pairs whose answers are there, by id."""
     told = lengths(samples)
     table = pairs.lazy().select("pair_id", "prompt_id", "sample_a", "sample_b").collect(engine="streaming")
     if not table["pair_id"].is_sorted():
         table = table.sort("pair_id")
     for side in ("a", "b"):
-        at = _positions(table[f"sample_{side}"], told["sample_id"])
+        at = positions(table[f"sample_{side}"], told["sample_id"])
         longer = np.append(told["length"].to_numpy(), -1)[at]
-        table = table.with_columns(pl.Series(f"length_{side}", longer))
+        table = table.with_columns(pl.Series(f"length_{side}", longer), pl.Series(f"answer_{side}", at))
     return table.filter(pl.col("length_a") >= 0, pl.col("length_b") >= 0).select(
         "pair_id",
         pl.col("prompt_id").rank("dense").cast(pl.Int64).alias("prompt"),
+        "answer_a",
+        "answer_b",
         ((1 + pl.col("length_a")) / (1 + pl.col("length_b"))).log().alias("length"),
     )
 
 
-def _positions(wanted: pl.Series, known: pl.Series) -> Integers:
-    """Position in *known*, whose values are unique, of each of *wanted*; -1 where there is none."""
-    numbered = pl.DataFrame({"id": known, "at": np.arange(len(known))})
-    joined = pl.DataFrame({"id": wanted}).join(numbered, on="id", how="left", maintain_order="left")
-    return joined["at"].fill_null(-1).to_numpy()
-
-
 def _rows_of_runs(ids: pl.Series, known: pl.Series) -> Integers:
-    """Like :func:`_positions`, one look-up a run: in parts sorted by pair, most *ids* repeat the one before."""
+    """Like :func:`positions`, one look-up a run: in parts sorted by pair, most *ids* repeat the one before."""
     frame = pl.DataFrame({"id": ids})
     starts = frame.select(pl.col("id").ne_missing(pl.col("id").shift(1))).to_series().to_numpy()
-    heads = _positions(ids.filter(pl.Series(starts)), known)
+    heads = positions(ids.filter(pl.Series(starts)), known)
     return heads[np.cumsum(starts) - 1] if len(ids) else heads
 
 

@@ -380,9 +380,16 @@ def test_votes_ignore_row_order(answers: dict[str, list[str]], seed: int) -> Non
 @given(
     ANSWERS,
     st.lists(CHANCE | st.just(0.5), min_size=1, max_size=20),
-    st.sampled_from(["all", "best_vs_worst"]),
-    st.sampled_from([0.0, 0.3]),
-    st.sampled_from([None, 2.0]),
+    st.sampled_from(["all", "best_vs_worst", "best_vs_random", "best_vs_mu_minus_2sigma"]),
+    st.fixed_dictionaries(
+        {
+            "min_margin": st.sampled_from([0.0, 0.3]),
+            "max_length_ratio": st.sampled_from([None, 2.0]),
+            "max_similarity": st.sampled_from([None, 0.5]),
+            "refusals": st.sampled_from(["keep", "drop_any"]),
+            "top_fraction": st.sampled_from([None, 0.4]),
+        }
+    ),
     st.sampled_from([None, 0.4]),
 )
 @settings(max_examples=60, deadline=None)
@@ -390,14 +397,13 @@ def test_kept_and_dropped_are_the_verdicts_with_one_reason_each(
     answers: dict[str, list[str]],
     chances: list[float],
     strategy: Any,
-    margin: float,
-    ratio: float | None,
+    filters: dict[str, Any],
     threshold: float | None,
 ) -> None:
     made = world(answers)
     drawn = iter(chances * 200)
     verdicts = decided(made, lambda _a, _b: next(drawn))
-    rule = SelectConfig(strategy=strategy, min_margin=margin, max_length_ratio=ratio)
+    rule = SelectConfig(strategy=strategy, **filters)
     table = select.decide(verdicts, made["pairs"], made["samples"], rule, "p_a", threshold)
     assert table["pair_id"].to_list() == sorted(verdicts["pair_id"])
     kept = table.filter(pl.col("reason").is_null())
@@ -405,8 +411,12 @@ def test_kept_and_dropped_are_the_verdicts_with_one_reason_each(
     sides = kept.select(pl.when(pl.col("p_a") > 1 / 2).then("sample_a").otherwise("sample_b").alias("side"))["side"]
     assert kept["chosen_id"].equals(sides, check_names=False)
     assert (kept["chosen_id"] != kept["rejected_id"]).all()
-    if strategy == "best_vs_worst":
+    if strategy != "all":
         assert kept["prompt_id"].is_unique().all()
+    # a higher threshold keeps exactly those of the kept that reach it
+    for higher in (0.5, 0.9):
+        again = select.decide(verdicts, made["pairs"], made["samples"], rule, "p_a", max(higher, threshold or 0))
+        assert again.filter(pl.col("reason").is_null()).equals(kept.filter(pl.col("margin") >= higher))
 
 
 # Seeds, requests and splits: one more prompt changes no other prompt's

@@ -1,6 +1,7 @@
 """Pins down votes and verdict frames: by hand, whatever the order and the cutting of the rows, eager or lazy."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -82,10 +83,11 @@ def test_the_rate_of_the_first_slot_by_hand() -> None:
     # fair names the same winner in both orders; first always what it sees first; the last pair has one order only
     ab = np.array([[0.8, 0.8], [-0.4, 0.8], [0.9, 0.9]])
     ba = np.array([[0.2, -0.8], [-0.2, -0.8], [NAN, NAN]])
-    made = Votes(votes([[0.0]] * 3).pair_ids, np.arange(3), ["fair", "first"], ab, ba, np.zeros(3), np.full(3, 2))
+    base = votes([[0.0]] * 3)
+    made = replace(base, judges=["fair", "first"], ab=ab, ba=ba)
     assert made.first_slot() == {"fair": 0.5, "first": 1.0}
     # a tie is one half: first won, tie | first lost, tie -> (1 + .5 + 0 + .5) / 4
-    half = Votes(made.pair_ids[:2], np.arange(2), ["j"], ab[:2, :1], np.zeros((2, 1)), np.zeros(2), np.full(2, 2))
+    half = replace(votes([[0.0]] * 2), judges=["j"], ab=ab[:2, :1], ba=np.zeros((2, 1)))
     assert half.first_slot() == {"j": 0.5}
 
 
