@@ -85,6 +85,27 @@ def test_the_figures_are_there_and_the_student_is_better(demo: Path, summary: di
     assert len(page) < 5_000_000
 
 
+def test_the_plan_foretells_it(demo: Path, tmp_path: Path) -> None:
+    """Before anything is made, from what the models in this process say to 64 of the 400 prompts."""
+    config = Path(__file__).parents[2] / "data" / "configs" / "embedded.yaml"
+    command = [sys.executable, "-m", "jurybox", "plan", str(config), "--run-dir", str(tmp_path / "run"), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    told = json.loads(done.stdout)
+    made = RunFolder(demo).read("calls")
+    manifest = json.loads((demo / "manifest.json").read_text())["stages"]
+    for stage in ("generate", "judge"):
+        planned = sum(row["calls"] for row in told["rows"] if row["stage"] == stage)
+        print(f"{stage}: {planned} calls planned, {manifest[stage]['calls']} made")
+        assert planned == pytest.approx(manifest[stage]["calls"], rel=0.1)
+    tokens = int(made["prompt_tokens"].sum() + made["completion_tokens"].sum())
+    total = told["total"]
+    planned = total["prompt_tokens"] + total["completion_tokens"]
+    print(f"{total['calls']} calls planned, {made.height} made; {planned} tokens planned, {tokens} used")
+    assert total["calls"] == pytest.approx(made.height, rel=0.1)
+    assert planned == pytest.approx(tokens, rel=0.1)
+    assert total["usd"] == total["usd_most"] == 0
+
+
 def test_a_second_run_skips_everything(demo: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in demo.rglob("part-*.parquet")}
     done = subprocess.run(
