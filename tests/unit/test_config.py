@@ -50,7 +50,7 @@ def fault(tmp_path: Path, text: str) -> str:
         (
             "judges:\n  - {name: l, kind: lenght}\n",
             "c.yaml:3: judges.0:",
-            ("unknown", "'lenght'", "length, pairwise, reward_model, verifier", "./file.py:Name"),
+            ("unknown", "'lenght'", "length, listwise, pairwise, pointwise", "./file.py:Name"),
         ),
         ("judges:\n  - {name: l}\n", "c.yaml:3: judges.0.kind:", ("required key is missing", "`pairwise`")),
         ("judges:\n  - {name: l, kind: ./no.py:J}\n", "c.yaml:3: judges.0:", ("no.py, which does not exist",)),
