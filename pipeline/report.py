@@ -4,28 +4,28 @@ The page is one self-contained file without scripts. Everything that came from m
 by the template engine.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from pipeline.agreement import ANY, LONGER, PEOPLE
 from pipeline.runner import ORDER
+from pipeline.store import RunFolder
 from pipeline.workbench import Workbench
 
 TEMPLATES = Path(__file__).parent / "templates"
 EXAMPLES = 12
-FAILURES_NOTED = 0.01
-"""Share of failed judgments from which a judge is warned about."""
 
 
 def summary(bench: Workbench) -> dict[str, Any]:
     """The run in figures, from the manifest and the artefacts; keys that a run did not reach are null.
 
-    Keys: ``name``, ``rows`` (stage -> in, out), ``dropped`` (stage -> reason -> n), ``judges``, ``certificate``,
-    ``calls``, ``cost_usd``, ``possibly_paid``, ``seconds``, ``incomplete``, ``warnings``, and the evaluation's
-    ``win_rate``, ``win_rate_low``, ``win_rate_high``, ``n``, ``panel_win_rate``, ``verifier``,
-    ``reward_accuracy``, ``kl``.
+    Keys: ``name``, ``rows`` (stage -> in, out), ``dropped`` (stage -> reason -> n), ``judges``, ``ceiling``
+    (one person against another), ``floor`` (preferring the longer answer), ``certificate``, ``calls``, ``cost_usd``,
+    ``possibly_paid``, ``seconds``, ``incomplete``, ``warnings``, and the evaluation's ``win_rate``, ``win_rate_low``,
+    ``win_rate_high``, ``n``, ``panel_win_rate``, ``verifier``, ``reward_accuracy``, ``kl``.
     """
     run = bench.folder
     stages = (run.read_json("manifest.json") or {"stages": {}})["stages"]
@@ -49,6 +49,8 @@ def summary(bench: Workbench) -> dict[str, Any]:
         "dropped": reasons,
         "panel": None if panel is None else {key: panel[key] for key in ("method", "validated", "decide_by", "labels")},
         "judges": {} if panel is None else panel["judges"],
+        "ceiling": _accuracy(run, "person_person", ANY, ANY),
+        "floor": _accuracy(run, "length_people", LONGER, PEOPLE),
         "certificate": certificate,
         "calls": calls.height,
         "cost_usd": round(float(calls["cost_usd"].sum()), 6),
@@ -70,11 +72,19 @@ def summary(bench: Workbench) -> dict[str, Any]:
         "kl",
     )
     made |= {key: evaluation.get(key) for key in keys}
-    return {**made, "warnings": warnings(made)}
+    return {**made, "warnings": warnings(made, run.read("warnings")["text"].to_list())}
 
 
-def warnings(made: Mapping[str, Any]) -> list[str]:
-    """What a reader must not overlook, in words."""
+def _accuracy(run: RunFolder, between: str, one: str, other: str) -> dict[str, Any] | None:
+    """``value``, ``low``, ``high`` and ``n`` of a row of the frame ``agreement``; None where there is none."""
+    key = {"between": between, "rater_1": one, "rater_2": other, "subset": "all", "measure": "accuracy"}
+    found = run.read("agreement").filter(*(pl.col(name).cast(pl.String) == value for name, value in key.items()))
+    found = found.select("value", "low", "high", "n").drop_nulls()
+    return None if found.is_empty() else found.row(0, named=True)
+
+
+def warnings(made: Mapping[str, Any], measured: Sequence[str]) -> list[str]:
+    """What a reader must not overlook, in words; *measured* are those of the stage ``measure``."""
     found: list[str] = []
     for stage, shards in made["incomplete"].items():
         found.append(f"{stage}: some calls got no answer in {len(shards)} shard(s); run the same command again")
@@ -83,11 +93,7 @@ def warnings(made: Mapping[str, Any]) -> list[str]:
     for name, judge in made["judges"].items():
         if judge["reason"]:
             found.append(f"judge {name} is not in the panel: {judge['reason']}")
-        if judge["failures"] > FAILURES_NOTED * judge["judgments"]:
-            found.append(f"judge {name} failed on {judge['failures']} of {judge['judgments']} judgments")
-        rate = judge["first_slot_rate"]
-        if rate is not None and abs(rate - 1 / 2) > 0.1:  # noqa: PLR2004  ten points of position bias
-            found.append(f"judge {name} prefers the first slot {rate:.0%} of the time")
+    found += measured
     certificate = made["certificate"]
     if certificate is not None and not certificate["certified"]:
         found.append(f"NOT CERTIFIED: {certificate['reason']}")
@@ -108,13 +114,13 @@ def lines(made: Mapping[str, Any], folder: Path) -> list[str]:
     out.append(f"calls: {made['calls']}, US$ {made['cost_usd']:.4f}, {made['seconds']:.0f} s")
     people = "simulated people" if made["simulated_people"] else "people"
     for name, judge in made["judges"].items():
-        share = (
-            f"{judge['agreement']:.1%} [{judge['low']:.1%}, {judge['high']:.1%}] of {judge['n']}"
-            if judge["n"]
-            else "no labels"
-        )
+        share = _share({**judge, "value": judge["agreement"]}) if judge["n"] else "no labels"
         place = f"weight {judge['weight']:.2f}" if judge["in_panel"] else f"left the panel: {judge['reason']}"
         out.append(f"judge {name}: agrees with {people} on {share}; {place}")
+    if made["ceiling"] is not None:
+        out.append(f"ceiling: one of the {people} agrees with another on {_share(made['ceiling'])}")
+    if made["floor"] is not None:
+        out.append(f"floor: preferring the longer answer agrees on {_share(made['floor'])}")
     if made["certificate"] is not None:
         state = "certified" if made["certificate"]["certified"] else "NOT CERTIFIED"
         out.append(f"gate: {state}: {made['certificate']['reason']}")
@@ -127,6 +133,10 @@ def lines(made: Mapping[str, Any], folder: Path) -> list[str]:
     out += [f"warning: {warning}" for warning in made["warnings"]]
     out.append(f"report: {folder / 'report.html'}")
     return out
+
+
+def _share(found: Mapping[str, Any]) -> str:
+    return f"{found['value']:.1%} [{found['low']:.1%}, {found['high']:.1%}] of {found['n']}"
 
 
 def write(bench: Workbench) -> dict[str, Any]:

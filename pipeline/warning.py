@@ -102,7 +102,7 @@ def _of_bias(row: Row) -> Iterator[Warned]:
         yield _warning("judge", judge, "ties", text)
     if measure == "failure_rate" and value > FAILURES:
         yield _warning(
-            "judge", judge, "failures", f"judge {judge} failed on {share(value)} of its judgments ({interval})"
+            "judge", judge, "failures", f"judge {judge} failed on {round(value * row['n'])} of {row['n']} judgments"
         )
 
 

@@ -136,7 +136,7 @@ def bias_row(measure: str, value: float, low: float, high: float, reference: flo
         (("self_preference", -0.07, -0.13, -0.01, 0.0), None),
         (("tie_rate", 0.5, 0.45, 0.55, 0.1), "judge B calls 50 % ties (.45 to .55); people call 10 %"),
         (("tie_rate", 0.5, 0.45, 0.55, None), None),
-        (("failure_rate", 0.04, 0.02, 0.06, None), "judge B failed on 4 % of its judgments (.02 to .06)"),
+        (("failure_rate", 0.4, 0.2, 0.6, None), "judge B failed on 4 of 10 judgments"),
         (("failure_rate", 0.005, 0.0, 0.01, None), None),
     ],
 )
