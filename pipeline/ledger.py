@@ -12,6 +12,7 @@ several machines see each other's claims and one budget. The clock of heartbeats
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import queue
@@ -22,6 +23,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -262,9 +264,7 @@ class Ledger:
         else:
             METADATA.create_all(db)
             db.execute(VERSION.insert().values(version=SCHEMA_VERSION))
-        db.execute(
-            OWNERS.insert().values(owner=self.owner, host=socket.gethostname(), pid=os.getpid(), beat=self._said.now)
-        )
+        db.execute(OWNERS.insert().values(owner=self.owner, host=this_host(), pid=os.getpid(), beat=self._said.now))
         if db.execute(sa.select(ACCOUNT.c.name).where(self._ours)).first() is None:
             db.execute(ACCOUNT.insert().values(name=self.account, charged_usd=0.0))
 
@@ -356,7 +356,7 @@ class Ledger:
         row = db.execute(sa.select(OWNERS.c.host, OWNERS.c.pid, age).where(OWNERS.c.owner == owner)).first()
         if row is None or float(row.age) > DEAD_AFTER_S:
             return False
-        return row.host != socket.gethostname() or _process_lives(row.pid)
+        return row.host != this_host() or _process_lives(row.pid)
 
     # The writer.
 
@@ -642,6 +642,16 @@ def _array(rows: Iterable[Sequence[object]]) -> str:
 def _reason(error: Exception) -> str:
     """The database's own words: SQLAlchemy's carry the statement."""
     return str(error.__cause__ or error).strip()
+
+
+@cache
+def this_host() -> str:
+    """Where this process has its number: names of machines repeat, and a container counts processes of its own."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
+        parts.append(Path("/proc/self/ns/pid").readlink().name)
+    return " ".join(parts)
 
 
 def _process_lives(pid: int) -> bool:

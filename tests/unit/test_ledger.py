@@ -3,7 +3,6 @@
 Every test runs on SQLite and on a real PostgreSQL.
 """
 
-import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -134,8 +133,20 @@ def test_an_owner_here_is_dead_when_its_heart_stopped_though_its_number_lives(
     away = Ledger(ledger_place)
     claim(away, "k")
     away.close()
-    change_owner(ledger_place, away, host=socket.gethostname(), pid=1, beat=OWNERS.c.beat - module.DEAD_AFTER_S - 1)
+    change_owner(ledger_place, away, host=module.this_host(), pid=1, beat=OWNERS.c.beat - module.DEAD_AFTER_S - 1)
     assert claim(ledger, "k") == Claimed()
+
+
+def test_a_machine_of_the_same_name_is_another_machine(ledger_place: Place, ledger: Ledger) -> None:
+    """Its process numbers say nothing here: only its heart does."""
+    away = Ledger(ledger_place)
+    claim(away, "k")
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    name = module.this_host().split()[0]
+    change_owner(ledger_place, away, host=f"{name} another-boot", pid=gone.pid)
+    assert claim(ledger, "k") == Busy()
+    away.close()
 
 
 def test_who_was_taken_for_dead_writes_nothing(ledger_place: Place, ledger: Ledger) -> None:
