@@ -40,6 +40,8 @@ DEAD_AFTER = 10
 PROBES = 5
 FIRST_PROBE_S = 1.0
 BYTES_PER_TOKEN = 4
+EPSILON = 1e-9
+"""Below this a wait or a lack is a rounding error."""
 Kind = Literal["ok", "throttled", "timeout", "failed", "stopped", "unsent"]
 """``ok``: the endpoint replied, be it with a refusal. ``throttled``: HTTP 429. ``failed``: 5xx or no connection.
 ``stopped``: we went away; it says nothing about the endpoint. ``unsent``: nothing went out."""
@@ -94,7 +96,7 @@ class Bucket:
         """Seconds until a call of *cost* may go out; a call larger than the capacity needs a full bucket."""
         self._flow(now)
         missing = min(cost, self.capacity) - self.level
-        return 0.0 if missing <= 0 else missing / self.rate if self.rate > 0 else math.inf
+        return 0.0 if missing <= EPSILON else missing / self.rate
 
     def take(self, cost: float, now: float) -> None:
         """Account for a call; a negative cost gives back."""
@@ -186,7 +188,7 @@ class Limiter:
             return math.inf
         buckets = self._buckets(tokens)
         wait = max(self._resume_at - now, *(bucket.wait(cost, now) for bucket, cost in buckets), 0.0)
-        if wait > 0:
+        if wait > EPSILON:
             return wait
         for bucket, cost in buckets:
             bucket.take(cost, now)
