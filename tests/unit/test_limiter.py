@@ -142,8 +142,8 @@ def test_it_does_not_rise_while_latency_has_doubled() -> None:
 def test_an_overloaded_endpoint_is_kept_near_what_it_bears() -> None:
     """It refuses what goes over 20 in flight; to come down from 1,000 costs 1,000 * (1 + .7 + .49 + ...) = 3,333 calls.
 
-    Then the limit climbs from .7 * 21 = 14.7 to 21, which takes (21 ** 2 - 14.7 ** 2) / 2 = 112 successes, and until the
-    first refusal is back at most the 20 places are refused once each.
+    Then the limit climbs from .7 * 21 = 14.7 to 21, which takes (21 ** 2 - 14.7 ** 2) / 2 = 112 successes, and
+    until the first refusal is back at most the 20 places are refused once each.
     """
     limiter, clock = made(1000)
 
