@@ -253,7 +253,7 @@ def _estimates(key: Key, sums: Array, measures: Callable[[Array], Measured], pro
                 "low": _or_null(low),
                 "high": _or_null(high),
                 "n": round(float(n)),
-                "prompts": len(np.unique(prompt)),
+                "prompts": bootstrap.distinct(prompt),
             }
         )
     return rows

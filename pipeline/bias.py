@@ -102,7 +102,7 @@ class _Found:
             return []
         low, high = bootstrap.interval(self.value(bootstrap.resampled(sums, seed)))
         ends = {"low": None, "high": None} if np.isnan(low) else {"low": low, "high": high}
-        made = {"value": value, **ends, "reference": self.reference, "n": self.n, "prompts": len(np.unique(where))}
+        made = {"value": value, **ends, "reference": self.reference, "n": self.n, "prompts": bootstrap.distinct(where)}
         return [{**key, **made}]
 
 
