@@ -39,28 +39,30 @@ class VerifierJudge:
         return ()
 
     def judge(self, comparisons: Sequence[Comparison]) -> Opinions:
-        """See Judge. A prompt without a reference is a failed judgment."""
+        """See Judge. Every answer is checked once; a prompt without a reference is a failed judgment."""
+        marks: dict[str, float | str] = {}
         opinions = Opinions([])
-        rated: set[str] = set()
         for item in comparisons:
             if item.reference is None:
                 opinions.judgments.append(Judgment(item.pair_id, "ab", None, error="the prompt has no reference"))
+                continue
+            for sample, text in ((item.sample_a, item.completion_a), (item.sample_b, item.completion_b)):
+                if sample not in marks:
+                    marks[sample] = self._mark(item.reference, text)
+            a, b = marks[item.sample_a], marks[item.sample_b]
+            if isinstance(a, str) or isinstance(b, str):
+                error = a if isinstance(a, str) else str(b)
+                opinions.judgments.append(Judgment(item.pair_id, "ab", None, error=error))
             else:
-                try:
-                    a, b = (self._score(item.reference, text) for text in (item.completion_a, item.completion_b))
-                except Exception as error:  # noqa: BLE001  a user's program may fail in any way on hostile text
-                    why = f"the program failed: {type(error).__name__}: {error}"
-                    opinions.judgments.append(Judgment(item.pair_id, "ab", None, error=why))
-                    continue
                 opinions.judgments.append(Judgment(item.pair_id, "ab", (1 + a - b) / 2))
-                scores = {item.sample_a: a, item.sample_b: b}
-                opinions.ratings.extend(Rating(key, score) for key, score in scores.items() if key not in rated)
-                rated |= scores.keys()
+        opinions.ratings.extend(Rating(key, mark) for key, mark in marks.items() if not isinstance(mark, str))
         self.toolbox.advance(len(comparisons))
         return opinions
 
-    def _score(self, reference: str, completion: str) -> float:
-        score = float(self.program(reference, completion))
-        if not 0 <= score <= 1:
-            raise ValueError(f"score {score} is outside [0, 1]")
-        return score
+    def _mark(self, reference: str, completion: str) -> float | str:
+        """The program's score, or the error that says why there is none."""
+        try:
+            score = float(self.program(reference, completion))
+        except (Exception, SystemExit) as error:  # noqa: BLE001  a user's program may fail in any way on hostile text
+            return f"the program failed: {type(error).__name__}: {error}"
+        return score if 0 <= score <= 1 else f"the program failed: score {score} is outside [0, 1]"
