@@ -23,6 +23,7 @@ import yaml
 from pipeline.ledger import ACCOUNT, CALLS, database_url
 from pipeline.store import RunFolder
 from tests.endpoints import Body, Endpoint, Reply, chat
+from tests.postgres import Postgres
 from tests.recorded_endpoint import PATIENCE_S, command, jurybox_here
 
 SOAK = bool(os.environ.get("JURYBOX_SOAK"))
@@ -298,3 +299,30 @@ def test_the_budget_holds_through_kills_and_is_resumed_when_raised(project: Proj
     assert project.finish() == 0, project.said
     project.assert_whole()
     project.assert_accounts_balance()
+
+
+@pytest.mark.slow
+def test_a_database_that_goes_away_stops_the_run_and_loses_nothing(
+    tmp_path: Path, endpoint: Endpoint, postgres: Postgres, postgres_url: str
+) -> None:
+    project = Project(tmp_path, endpoint, postgres_url)
+    project.write()
+    process = project.start()
+    while len(endpoint.log) < CALLS_IN_ALL // 3 and process.poll() is None:
+        time.sleep(0.002)
+    postgres.restart()
+    assert process.wait(PATIENCE_S) == 1, project.said
+    assert "the ledger cannot be written" in project.said
+    assert "run the same command again" in project.said
+    assert "Traceback" not in project.said
+    project.settle()
+    committed, sent = project.answered(), _since(endpoint, 0)
+    lost = set(sent) - committed
+    # Answers that were on their way into the ledger, and calls that workers had begun meanwhile.
+    assert 0 < len(lost) <= 3 * CONCURRENCY
+    before = len(endpoint.log)
+    assert project.finish() == 0, project.said
+    again = set(_since(endpoint, before))
+    assert not again & committed
+    assert set(sent) & again <= project.possibly_paid()
+    project.assert_whole()
