@@ -9,11 +9,11 @@ import json
 import os
 import random
 import signal
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
@@ -22,12 +22,14 @@ import yaml
 
 from pipeline.ledger import ACCOUNT, CALLS, database_url
 from pipeline.store import RunFolder
+from tests import forked
 from tests.endpoints import Body, Endpoint, Reply, chat
 from tests.postgres import Postgres
-from tests.recorded_endpoint import PATIENCE_S, command, jurybox_here
+from tests.recorded_endpoint import PATIENCE_S, jurybox_here
 
 SOAK = bool(os.environ.get("JURYBOX_SOAK"))
 KILLS, PROMPTS, PAIRS_A_PROMPT = (100, 250, 10) if SOAK else (4, 24, 5)
+DEATHS = KILLS // 2
 CALLS_IN_ALL = 2 * PROMPTS * PAIRS_A_PROMPT
 """One judge, both orders."""
 CONCURRENCY = 8
@@ -85,20 +87,13 @@ class Project:
             )
             assert done.returncode == 0, done.stderr
 
-    def start(self, run: str = "run") -> "subprocess.Popen[str]":
+    def start(self, run: str = "run") -> ForkServerProcess:
         """A process that judges; its last words are in the file ``said``."""
-        with (self.folder / "said").open("w", encoding="utf-8") as said:
-            return subprocess.Popen(
-                command("judge", "c.yaml", "--run-dir", run),
-                cwd=self.folder,
-                stdout=subprocess.DEVNULL,
-                stderr=said,
-                text=True,
-            )
+        return forked.start(["judge", "c.yaml", "--run-dir", run], self.folder, self.folder / "said")
 
-    def finish(self, run: str = "run") -> int:
+    def finish(self, run: str = "run") -> int | None:
         """Judge to the end; the exit code."""
-        return self.start(run).wait(PATIENCE_S)
+        return ended(self.start(run))
 
     @property
     def said(self) -> str:
@@ -154,6 +149,12 @@ class Project:
         assert len(self.endpoint.answered) * PAID_USD <= self.charged() + 1e-9
 
 
+def ended(process: ForkServerProcess) -> int | None:
+    """The exit code of a process, once it has one; negative: the signal that ended it."""
+    process.join(PATIENCE_S)
+    return process.exitcode
+
+
 @pytest.fixture
 def project(tmp_path: Path, endpoint: Endpoint, ledger_place: Place) -> Project:
     in_folder = tmp_path / "run" / "ledger.sqlite"
@@ -181,13 +182,14 @@ def test_kill_after_kill_no_paid_answer_is_lost(project: Project) -> None:
         process = project.start()
         # The kills are spread over nine tenths of the run.
         after = min(draw.randint(1, 2 * CALLS_IN_ALL * 9 // (10 * KILLS)), CALLS_IN_ALL - len(committed) - CONCURRENCY)
-        while len(endpoint.log) < before + after and process.poll() is None:
+        while len(endpoint.log) < before + after and process.is_alive():
             time.sleep(0.002)
         time.sleep(draw.uniform(0, 2 * DELAY_S))
         process.kill()
-        if process.wait(PATIENCE_S) == 0:  # done before it was struck
+        code = ended(process)
+        if code == 0:  # done before it was struck
             break
-        assert process.returncode == -signal.SIGKILL, project.said
+        assert code == -signal.SIGKILL, project.said
         landed += 1
         project.settle()
         sent = _since(endpoint, before)
@@ -228,19 +230,19 @@ def test_two_processes_share_the_work_and_survive_each_other(project: Project) -
     endpoint, draw = project.endpoint, random.Random(12)
     lost: Counter[str] = Counter()
     survivor = project.start(project.runs[-1])
-    for _ in range(KILLS // 4):
+    for _ in range(DEATHS):
         before = len(endpoint.log)
         companion = project.start("run")
-        while len(endpoint.log) < before + draw.randint(CONCURRENCY, CALLS_IN_ALL // KILLS) and survivor.poll() is None:
+        while len(endpoint.log) < before + draw.randint(CONCURRENCY, CALLS_IN_ALL // KILLS) and survivor.is_alive():
             time.sleep(0.002)
         companion.kill()
-        companion.wait(PATIENCE_S)
+        ended(companion)
         # What the survivor has in flight at this moment is among it, too.
         lost.update(set(_since(endpoint, 0)) - project.answered())
-    assert survivor.wait(PATIENCE_S) == 0, project.said
+    assert ended(survivor) == 0, project.said
     asked = Counter(_since(endpoint, 0))
     twice = {body: count - 1 for body, count in asked.items() if count > 1}
-    print(f"{KILLS // 4} deaths, {CALLS_IN_ALL} calls, {sum(twice.values())} again")
+    print(f"{DEATHS} deaths, {CALLS_IN_ALL} calls, {sum(twice.values())} again")
     assert len(asked) == CALLS_IN_ALL
     assert all(count <= lost[body] for body, count in twice.items())
     assert set(twice) <= project.possibly_paid()
@@ -257,7 +259,7 @@ def test_two_processes_make_no_call_twice(project: Project) -> None:
         project.runs = ["run", "other"]
     project.write()
     both = [project.start(project.runs[0]), project.start(project.runs[-1])]
-    assert [one.wait(PATIENCE_S) for one in both] == [0, 0], project.said
+    assert [ended(one) for one in both] == [0, 0], project.said
     asked = Counter(_since(project.endpoint, 0))
     assert len(asked) == CALLS_IN_ALL
     assert set(asked.values()) == {1}
@@ -277,10 +279,10 @@ def test_the_budget_holds_through_kills_and_is_resumed_when_raised(project: Proj
     for _ in range(2):
         before = len(endpoint.log)
         process = project.start()
-        while len(endpoint.log) < before + draw.randint(CONCURRENCY, CALLS_IN_ALL // 8) and process.poll() is None:
+        while len(endpoint.log) < before + draw.randint(CONCURRENCY, CALLS_IN_ALL // 8) and process.is_alive():
             time.sleep(0.002)
         process.kill()
-        process.wait(PATIENCE_S)
+        ended(process)
         project.settle()
     assert project.finish() == 1
     assert "raise budget.usd and run the same command again" in project.said
@@ -308,10 +310,10 @@ def test_a_database_that_goes_away_stops_the_run_and_loses_nothing(
     project = Project(tmp_path, endpoint, postgres_url)
     project.write()
     process = project.start()
-    while len(endpoint.log) < CALLS_IN_ALL // 3 and process.poll() is None:
+    while len(endpoint.log) < CALLS_IN_ALL // 3 and process.is_alive():
         time.sleep(0.002)
     postgres.restart()
-    assert process.wait(PATIENCE_S) == 1, project.said
+    assert ended(process) == 1, project.said
     assert "the ledger cannot be written" in project.said
     assert "run the same command again" in project.said
     assert "Traceback" not in project.said
