@@ -139,35 +139,21 @@ def ratings_of(
 
 def _judges(judgments: pl.DataFrame, place: pl.DataFrame) -> dict[str, Judge]:
     turned, value = pl.col("external_flipped"), pl.col("preference")
-    a_first = (pl.col("order").cast(pl.String) == "ab") != turned
-    merged = (
-        judgments.join(place, on="pair_id")
-        .select(
-            "judge",
-            "row",
-            a_first=a_first,
-            value=pl.when(turned).then(1 - value).otherwise(value),
-            failed=pl.col("error").is_not_null(),
-        )
-        .group_by("judge", "row")
-        .agg(
-            ab=pl.col("value").filter("a_first").first(),
-            ba=pl.col("value").filter(~pl.col("a_first")).first(),
-            asked=pl.len(),
-            failed=pl.col("failed").sum(),
-        )
-        .sort("judge", "row")
+    opinions = judgments.join(place, on="pair_id").select(
+        "judge",
+        "row",
+        a_first=(pl.col("order").cast(pl.String) == "ab") != turned,
+        value=pl.when(turned).then(1 - value).otherwise(value).fill_null(float("nan")),
+        failed=pl.col("error").is_not_null(),
     )
     made: dict[str, Judge] = {}
-    for key, part in merged.partition_by("judge", as_dict=True, maintain_order=True).items():
-        rows = part["row"].to_numpy()
-        values = np.full((2, place.height), np.nan)
-        numbers = np.zeros((2, place.height), dtype=np.int64)
-        for at, order in enumerate(("ab", "ba")):
-            values[at, rows] = part[order].cast(pl.Float64).fill_null(float("nan")).to_numpy()
-        for at, count in enumerate(("asked", "failed")):
-            numbers[at, rows] = part[count].to_numpy()
-        made[str(key[0])] = Judge(values[0], values[1], numbers[0], numbers[1])
+    for key, part in sorted(opinions.partition_by("judge", as_dict=True).items()):
+        row, a_first, failed = (part[name].to_numpy() for name in ("row", "a_first", "failed"))
+        ab, ba = np.full(place.height, np.nan), np.full(place.height, np.nan)
+        for values, shown in ((ab, a_first), (ba, ~a_first)):
+            values[row[shown]] = part["value"].to_numpy()[shown]
+        asked, lost = (np.bincount(rows, minlength=place.height) for rows in (row, row[failed]))
+        made[str(key[0])] = Judge(ab, ba, asked, lost)
     return made
 
 

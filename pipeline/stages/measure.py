@@ -13,9 +13,9 @@ import yaml
 from pipeline import agreement, annotators, bias, schemas, trend, warning
 from pipeline.config import Config, ModelConfig
 from pipeline.ratings import Ratings, ratings_of
-from pipeline.runner import Result, Shard, Stage
+from pipeline.runner import Result, Shard, Stage, digest
 from pipeline.splits import split_labels
-from pipeline.store import RunFolder, slice_digest
+from pipeline.store import RunFolder
 from pipeline.workbench import Workbench
 
 
@@ -59,7 +59,7 @@ def history(folder: RunFolder, name: str) -> pl.DataFrame:
 
 def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
     made = measured(shard.frames, config)
-    snapshot = slice_digest({name: shard.frames[name] for name in ("judgments", "labels")})
+    snapshot = digest([bench.folder.digest(name) for name in ("judgments", "labels")])
     now = datetime.now(UTC).isoformat(timespec="seconds")
     before = history(bench.folder, config.name)
     made["trend"] = trend.extended(before, made["agreement"], made["bias"], snapshot, now)
