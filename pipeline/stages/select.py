@@ -265,16 +265,17 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
     if config.gate.required and not certificate["certified"]:
         raise StageError(f"gate.required is set and nothing is certified: {certificate['reason']}")
     side = config.aggregate.decide_by
-    compared = _compared(frames["verdicts"], frames["pairs"], frames["samples"], side)
+    samples, prompts = bench.folder.scan("samples"), bench.folder.scan("prompts")
+    compared = _compared(frames["verdicts"], frames["pairs"], samples, side)
     scored = scores(compared, side)
     table = _decided(
         compared,
         scored,
-        frames["samples"],
+        samples,
         config.select,
         side,
         certificate["threshold"],
-        frames["prompts"],
+        prompts,
         config.seed,
     )
     kept = table.filter(pl.col("reason").is_null())

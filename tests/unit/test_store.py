@@ -106,3 +106,29 @@ def test_artefacts(run: RunFolder) -> None:
     (run.path / "a.json").write_text("{")
     with pytest.raises(StorageError, match="delete it and run its stage again"):
         run.read_json("a.json")
+
+
+def test_a_parts_digest_hangs_on_its_rows_alone(run: RunFolder) -> None:
+    def digest(rows: pl.DataFrame, **notes: str) -> str:
+        run.write_part("samples", "generate", "all", rows, notes)
+        return run.digest("samples")
+
+    first = digest(ROWS, seconds="1.0", stamp="x")
+    assert digest(ROWS, seconds="2.25", stamp="another, and longer") == first
+    assert digest(ROWS.sample(fraction=1, shuffle=True, seed=2)) == first
+    # however the rows were put together in memory
+    assert digest(pl.concat([ROWS[:1], ROWS[1:]], rechunk=False)) == first
+    assert digest(ROWS.with_columns(pl.lit("other").alias("completion"))) != first
+    assert digest(ROWS.head(1)) != first
+    run.parts("samples")[0].write_bytes(b"PAR1 cut")
+    with pytest.raises(StorageError, match=r"is no whole Parquet file\); delete the folder and run the stage again"):
+        run.digest("samples")
+
+
+def test_heights_are_those_of_what_is_read(run: RunFolder) -> None:
+    assert run.height("samples") == run.height("verdicts") == 0
+    assert run.scan("samples").collect().equals(run.read("samples"))
+    run.write_part("samples", "generate", "0", ROWS, {})
+    run.write_part("samples", "generate", "1", ROWS, {})  # another generator wrote the same
+    assert run.height("samples") == run.read("samples").height == ROWS.height
+    assert run.scan("samples", "sample_id").collect().shape == (2 * ROWS.height, 1)
