@@ -21,6 +21,7 @@ def check(bench: Workbench) -> list[str]:
         InputError: a file or kind is missing or wrong.
         EndpointError: an endpoint does not answer, or refuses the key.
     """
+    from pipeline import labelling
     from pipeline.stages import judge, load
 
     config = bench.config
@@ -30,6 +31,7 @@ def check(bench: Workbench) -> list[str]:
         found.append(f"prompts {config.prompts.path}: {len(conversations)} usable, {len(refused.rows)} not")
     if config.labels.path is not None and not config.labels.path.is_file():
         raise ConfigError(f"labels.path {config.labels.path} does not exist; correct it or remove it")
+    labelling.guidelines(config.labels)
     for kind in config.export:
         discovery.find("pipeline.exports", kind, "export", bench.base)
     for options in config.judges:
