@@ -35,10 +35,9 @@ def check(bench: Workbench) -> list[str]:
     for kind in config.export:
         discovery.find("pipeline.exports", kind, "export", bench.base)
     for options in config.judges:
-        if isinstance(options, ModelConfig) or options.wants_labels:
-            options.files(bench.base)
-        else:
-            judge.make(options, bench)
+        # Made, not used: its files are there, and its rubric fits its kind. No model is loaded.
+        options.files(bench.base)
+        judge.make(options, bench)
         found.append(f"judge {options.name}: {options.kind}")
     for name, endpoint in config.endpoints.items():
         found.append(f"endpoint {name}: serves {', '.join(served(name, endpoint)[:5]) or 'no listed model'}")

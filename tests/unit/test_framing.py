@@ -7,8 +7,9 @@ import pytest
 from judges import framing
 from judges.pairwise import PairwiseJudge
 from judges.rendering import fence_tag, fill
+from pipeline import checks
 from pipeline.errors import ConfigError
-from tests.worlds import SECRET, Bench, compared, world
+from tests.worlds import SECRET, Bench, bench, compared, world
 
 KINDS = {
     "pairwise": ["prompt", "first", "second"],
@@ -88,6 +89,14 @@ def test_a_rubric_that_is_not_there_or_empty_is_a_wrong_config(tmp_path: Path) -
     (tmp_path / "own.md").write_text(" \n")
     with pytest.raises(ConfigError, match="is empty"):
         framing.template("pairwise", ["own.md"], tmp_path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_check_finds_a_rubric_of_another_kind_before_anything_is_spent(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "own.md").write_text("{second} {first}")
+    judge = {"name": "j", "kind": kind, "model": "m", "engine": "vllm", "rubric": "own.md"}
+    with bench(tmp_path, judges=[judge]) as made, pytest.raises(ConfigError, match=r"own\.md: placeholders are"):
+        checks.check(made)
 
 
 def test_the_demos_judge_reads_the_prompt_that_it_was_trained_on() -> None:
