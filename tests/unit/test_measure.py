@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 import yaml
 
-from pipeline import annotators, schemas, trend, warning
+from pipeline import annotators, report, schemas, trend, warning
 from pipeline.frames import people
 from pipeline.runner import run_stage
 from pipeline.splits import split_labels
@@ -199,6 +199,29 @@ def test_the_stage_writes_its_frames_and_a_changed_run_adds_a_snapshot(tmp_path:
         run.folder.write_part("judgments", "before", "all", fewer, {})
         run_stage(run, "measure")
         assert run.folder.read("trend")["snapshot"].n_unique() == 2
+
+
+def test_the_summary_shows_ceiling_floor_and_warnings(tmp_path: Path) -> None:
+    frames = run_frames()
+    second = frames["labels"].with_columns(annotator=pl.lit("bob"))
+    # bob says tie on every pair of the first prompt, so the first person agrees with him there by one half
+    first = frames["pairs"].filter(pl.col("prompt_id") == frames["pairs"]["prompt_id"].min())["pair_id"]
+    torn = pl.when(pl.col("pair_id").is_in(first.implode())).then(pl.lit("tie")).otherwise(pl.col("label"))
+    second = second.with_columns(label=torn.cast(frames["labels"].schema["label"]))
+    with bench(tmp_path, {**frames, "labels": pl.concat([frames["labels"], second])}) as run:
+        run_stage(run, "measure")
+        made = report.summary(run)
+        page = report.write(run)
+        assert page["ceiling"] == made["ceiling"]
+        html = (run.folder.path / "report.html").read_text()
+    # ordered pairs of people whose second is decided: 36 by bob of ann's labels, 3 of them ties, 33 by ann of bob's
+    assert (made["ceiling"]["value"], made["ceiling"]["n"]) == (pytest.approx((33 + 1.5 + 33) / 69), 69)
+    assert made["floor"]["value"] == 1.0
+    text = "\n".join(report.lines(made, tmp_path))
+    assert "ceiling: one of the people agrees with another on 97.8%" in text
+    assert "floor: preferring the longer answer agrees on 100.0%" in text
+    assert "warning: judge short agrees with people on 0 %" in text
+    assert "judge short agrees with people on 0 %" in html
 
 
 def test_a_run_of_the_same_name_beside_it_is_its_past(tmp_path: Path) -> None:
