@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from judges.asking import ask, spread, words
 from judges.pairwise import PairwiseJudge
@@ -120,3 +122,17 @@ def test_planned_requests_are_those_that_are_made() -> None:
     assert not toolbox.model.requests
     judge.judge(made)
     assert sorted(map(repr, planned)) == sorted(map(repr, toolbox.model.requests))
+
+
+@given(st.text(max_size=200), st.text(max_size=200))
+@settings(max_examples=100, deadline=None)
+def test_what_stands_second_changes_nothing_of_what_stands_before_it(one: str, other: str) -> None:
+    (item,) = compared(world({"Q?": ["first answer", "x"]}))
+    a = item.completion_a == "first answer"
+    texts: list[str] = []
+    for second in (one, other):
+        shown = replace(item, **{"completion_b" if a else "completion_a": second}, orders=("ab" if a else "ba",))
+        (request,) = pairwise(Bench()).requests([shown])
+        texts.append(request.messages[0][1].partition("\n\nAnswer B:\n")[0])
+    assert texts[0] == texts[1]
+    assert texts[0].count("first answer") == 1
