@@ -27,7 +27,7 @@ PEOPLE = "people"
 LONGER = "longer"
 PANEL = "panel"
 MOST_RATER_PAIRS = 200
-"""Pairs of raters listed one by one, those with most in common first; `*` covers all."""
+"""Raters, or pairs of raters, of a kind listed one by one, those with most labels first; `*` covers all."""
 ONE_BY_ONE = frozenset({"accuracy", "same", "cohen_kappa"})
 
 Key = tuple[str, str, str, str]
@@ -123,10 +123,13 @@ def table(ratings: Ratings, verdicts: pl.DataFrame, certify: pl.Series, decide_b
         ):
             some = {name: sides[where] for name, sides in raters.items()}
             rows += _many((between, ANY, ANY, subset), some, prompt[where], seed)
-    for person, sides in ratings.people.items():
+    for person in _busiest(ratings.people)[:MOST_RATER_PAIRS]:
+        sides = ratings.people[person]
         rows += _anyone(("person_person", person, ANY, "all"), sides, counts - counts_of([sides]), labelled, seed)
-        for name, theirs in judges.items():
-            rows += _two(("judge_person", name, person, "all"), theirs[told], sides, labelled, seed)
+    each = [(name, person) for person in _busiest(ratings.people) for name in judges]
+    for name, person in each[:MOST_RATER_PAIRS]:
+        key = ("judge_person", name, person, "all")
+        rows += _two(key, judges[name][told], ratings.people[person], labelled, seed)
     for one, other in _listed(ratings.people):
         key = ("person_person", one, other, "all")
         rows += _two(key, ratings.people[one], ratings.people[other], labelled, seed)
@@ -145,6 +148,11 @@ def _panel_sides(ratings: Ratings, verdicts: pl.DataFrame, decide_by: str, certi
     p = place["p"].fill_null(float("nan")).to_numpy()
     sides = sides_of(np.where(ratings.flipped, 1 - p, p))
     return _only(sides, ratings.pair_ids.is_in(certify.implode()).to_numpy())
+
+
+def _busiest(people: Mapping[str, Sides]) -> list[str]:
+    """Names of the people, those with most labels first."""
+    return sorted(people, key=lambda name: (-int((people[name] != ABSENT).sum()), name))
 
 
 def _listed(raters: Mapping[str, Sides]) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ expected of chance.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +39,7 @@ class Judge:
     """Judgments asked for, failed ones included."""
     failed: Indices
 
-    @property
+    @cached_property
     def mean(self) -> Array:
         """Mean P(a preferred) over the orders it answered; NaN where it answered none."""
         answered = (~np.isnan(self.ab)).astype(np.float64) + ~np.isnan(self.ba)
@@ -67,12 +68,12 @@ class Ratings:
     subsets: dict[str, Mask]
     """`all`, `source:...`, `tag:...` -> (pairs,) whether the pair is in it."""
 
-    @property
+    @cached_property
     def counts(self) -> Array:
         """(labelled, 3) people who said a, tie, b."""
         return counts_of(list(self.people.values()))
 
-    @property
+    @cached_property
     def human(self) -> Array:
         """(pairs,) people's mean preference for a, ties one half; NaN where there is no label."""
         mean = np.full(len(self.prompt), np.nan)
