@@ -251,6 +251,15 @@ class LedgerConfig(Frozen):
         return self
 
 
+class ControlsConfig(Frozen):
+    """Constant answers that every LM judge compares with real ones, apart from the data; their win rate is reported."""
+
+    share: float = Field(default=0.02, ge=0, le=1)
+    """Comparisons with constant answers, as a share of the run's pairs; 0: none."""
+    least: int = Field(default=40, ge=0)
+    """At least so many where the share is not 0, and never more than one a prompt for their sake."""
+
+
 class AggregateConfig(Frozen):
     """How votes become a preference."""
 
@@ -344,6 +353,8 @@ class Config(Frozen):
     """OpenAI-compatible endpoints by name."""
     judges: tuple[Annotated[SerializeAsAny[JudgeConfig], BeforeValidator(_of_its_kind)], ...] = ()
     """The panel; none when judgments are imported."""
+    controls: ControlsConfig = ControlsConfig()
+    """Constant answers, to see what a judge falls for."""
     budget: BudgetConfig | None = None
     """Hard limit on US$."""
     ledger: LedgerConfig | None = None

@@ -32,6 +32,7 @@ def explain(bench: Workbench, pair: str) -> dict[str, Any]:
     kept = _first(run.read("kept"), key)
     drops = run.read("dropped").filter(pl.col("id") == key)
     calls = run.read("calls")
+    flags = dict(run.read("flags").select("sample_id", pl.col("flag").cast(pl.String)).iter_rows())
     votes: list[dict[str, Any]] = []
     for vote in run.read("judgments").filter(pl.col("pair_id") == key).sort("judge", "order").iter_rows(named=True):
         about = panel["judges"].get(vote["judge"], {})
@@ -42,8 +43,8 @@ def explain(bench: Workbench, pair: str) -> dict[str, Any]:
         "pair_id": key,
         "external_id": row["external_id"],
         "prompt": run.read("prompts").filter(pl.col("prompt_id") == row["prompt_id"]).to_dicts()[0],
-        "a": samples[row["sample_a"]],
-        "b": samples[row["sample_b"]],
+        "a": {**samples[row["sample_a"]], "flag": flags.get(row["sample_a"])},
+        "b": {**samples[row["sample_b"]], "flag": flags.get(row["sample_b"])},
         "votes": votes,
         "labels": run.read("labels").filter(pl.col("pair_id") == key).to_dicts(),
         "verdict": verdict,
@@ -70,6 +71,7 @@ def as_text(found: dict[str, Any]) -> list[str]:
     for side in ("a", "b"):
         sample = found[side]
         mark = " (chosen)" if found["chosen"] == sample["sample_id"] else ""
+        mark += f" (flagged: {sample['flag']})" if sample["flag"] else ""
         out.append(f"{side}{mark}: {sample['model']} at {sample['temperature']}: {sample['completion']!r}")
     for vote in found["votes"]:
         said = f"P(a) = {vote['preference']:.3f}" if vote["preference"] is not None else f"failed: {vote['error']}"

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from judges.controls import rates
 from pipeline.agreement import ANY, LONGER, PEOPLE
 from pipeline.runner import ORDER
 from pipeline.store import RunFolder
@@ -17,6 +18,8 @@ from pipeline.workbench import Workbench
 
 TEMPLATES = Path(__file__).parent / "templates"
 EXAMPLES = 12
+CONTROLS_NOTED = 0.2
+"""A judge is warned about when constant answers may win this often from it, by the upper end of their interval."""
 
 
 def summary(bench: Workbench) -> dict[str, Any]:
@@ -51,6 +54,8 @@ def summary(bench: Workbench) -> dict[str, Any]:
         "judges": {} if panel is None else panel["judges"],
         "ceiling": _accuracy(run, "person_person", ANY, ANY),
         "floor": _accuracy(run, "length_people", LONGER, PEOPLE),
+        "controls": rates(run.read("controls")),
+        "flags": dict(run.read("flags")["flag"].cast(pl.String).value_counts(sort=True).iter_rows()),
         "certificate": certificate,
         "calls": calls.height,
         "cost_usd": round(float(calls["cost_usd"].sum()), 6),
@@ -94,12 +99,24 @@ def warnings(made: Mapping[str, Any], measured: Sequence[str]) -> list[str]:
         if judge["reason"]:
             found.append(f"judge {name} is not in the panel: {judge['reason']}")
     found += measured
+    found += [warning for name, won in made["controls"].items() if (warning := _fooled(name, won))]
     certificate = made["certificate"]
     if certificate is not None and not certificate["certified"]:
         found.append(f"NOT CERTIFIED: {certificate['reason']}")
     if made["simulated_people"]:
         found.append("the people of this run are simulated: its agreement and win rate show that the machinery works")
     return found
+
+
+def _fooled(judge: str, won: Mapping[str, Any]) -> str | None:
+    """A warning about a judge from which constant answers win too often, or may do."""
+    if won["win_rate"] is None or won["high"] <= CONTROLS_NOTED:
+        return None
+    worst = max(won["by_control"], key=lambda control: won["by_control"][control]["win_rate"])
+    return (
+        f"judge {judge} prefers a constant answer to a real one {won['win_rate']:.0%} of the time "
+        f"[{won['low']:.0%}, {won['high']:.0%}], n = {won['n']}; {worst} wins most"
+    )
 
 
 def lines(made: Mapping[str, Any], folder: Path) -> list[str]:
@@ -117,6 +134,13 @@ def lines(made: Mapping[str, Any], folder: Path) -> list[str]:
         share = _share({**judge, "value": judge["agreement"]}) if judge["n"] else "no labels"
         place = f"weight {judge['weight']:.2f}" if judge["in_panel"] else f"left the panel: {judge['reason']}"
         out.append(f"judge {name}: agrees with {people} on {share}; {place}")
+    for name, won in made["controls"].items():
+        if won["win_rate"] is not None:
+            interval = f"[{won['low']:.1%}, {won['high']:.1%}]"
+            out.append(f"judge {name}: constant answers win {won['win_rate']:.1%} {interval} of {won['n']}")
+    if made["flags"]:
+        counts = ", ".join(f"{count} {flag}" for flag, count in made["flags"].items())
+        out.append(f"answers that look written for the judge: {counts}")
     if made["ceiling"] is not None:
         out.append(f"ceiling: one of the {people} agrees with another on {_share(made['ceiling'])}")
     if made["floor"] is not None:

@@ -100,6 +100,37 @@ class Judgments(dy.Schema):
         return pl.col("preference").is_null() == pl.col("error").is_not_null()
 
 
+class Controls(dy.Schema):
+    """One LM judge's opinion of a constant answer against a real one, apart from the data."""
+
+    judge = dy.String(primary_key=True, description="The judge.")
+    control = dy.String(primary_key=True, description="The constant answer, by its name in judges/controls.py.")
+    prompt_id = dy.String(primary_key=True, regex=ID, description="The prompt that the real answer answers.")
+    sample_id = dy.String(regex=ID, description="The real answer.")
+    order = dy.Enum(["ab", "ba"], primary_key=True, description="What the judge saw first, by sample id.")
+    preference = dy.Float64(
+        nullable=True, min=0.0, max=1.0, description="P(the constant answer preferred); null when it failed."
+    )
+    rationale = dy.String(nullable=True, description="The judge's words, untrusted.")
+    error = dy.String(nullable=True, description="Why there is no preference.")
+    call_keys = dy.List(dy.String(), description="Calls behind the opinion.")
+
+    @dy.rule()
+    def preference_or_error(cls) -> pl.Expr:
+        """A failure is not a tie: there is a preference or an error, never both, never neither."""
+        return pl.col("preference").is_null() == pl.col("error").is_not_null()
+
+
+class Flags(dy.Schema):
+    """Answers that look as if they were written for the judge."""
+
+    sample_id = dy.String(primary_key=True, regex=ID, description="The answer.")
+    flag = dy.Enum(
+        ["verdict", "fence", "control_token", "speaker", "invisible", "repetition", "addresses_judge"],
+        description="Why, the first that holds; judges/suspicion.py says what each means.",
+    )
+
+
 class Labels(dy.Schema):
     """One person's opinion of one pair."""
 
@@ -282,6 +313,8 @@ FRAMES: dict[str, type[dy.Schema]] = {
     "verdicts": Verdicts,
     "kept": Kept,
     "scores": Scores,
+    "controls": Controls,
+    "flags": Flags,
     "dropped": Dropped,
     "duels": Duels,
     "agreement": Agreement,
@@ -300,7 +333,4 @@ def frame(name: str, rows: list[dict[str, object]] | pl.DataFrame) -> pl.DataFra
         made = rows.select(pl.col(column).cast(dtype) for column, dtype in types.items())
     else:
         made = pl.DataFrame(rows, schema=types)
-    key = schema.primary_key()
-    # Most rows come sorted, and to see that is far cheaper than to sort them once more.
-    in_order = len(key) == 1 and made[key[0]].is_sorted()
-    return made if in_order else made.sort(key)
+    return made.sort(schema.primary_key())
