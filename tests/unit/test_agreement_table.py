@@ -219,9 +219,9 @@ def test_subsets_are_the_pairs_of_their_prompts() -> None:
 
 
 def test_biases_by_hand() -> None:
-    # Answers "1", "22", "333" to two questions; the judge takes the first slot when asked ab and is right in ba,
-    # where right is the longer one; people agree with length on the first question alone.
-    made = world({"q": ["1", "22", "333"], "r": ["1", "22", "333"]})
+    # Answers "1", "22", "333" to three questions: nine pairs, an odd number, so that no two halves are equal. The judge
+    # takes the first slot when asked ab and the longer answer in ba; people take the longer on the first question alone.
+    made = world({question: ["1", "22", "333"] for question in "qrs"})
     rows: list[dict[str, object]] = []
     labels: list[dict[str, object]] = []
     for item in compared(made):
@@ -248,11 +248,11 @@ def test_biases_by_hand() -> None:
         for measure, value, reference in found.select("measure", "value", "reference").iter_rows()
     }
     a_longer = sum(len(item.completion_a) > len(item.completion_b) for item in compared(made))
-    # ab: the first slot every time (6). ba: the first slot is b, which wins where b is longer.
-    assert got["first_slot_rate"] == (pytest.approx((6 + (6 - a_longer)) / 12), 0.5)
-    assert got["swap_consistency"][0] == pytest.approx(a_longer / 6)
-    assert got["longer_rate"] == (pytest.approx((6 + a_longer) / 12), 0.5)
-    assert got["length_bias"][0] == pytest.approx((6 + a_longer) / 12 - 0.5)
+    # ab: the first slot every time (9). ba: the first slot is b, which wins where b is longer.
+    assert got["first_slot_rate"] == (pytest.approx((9 + (9 - a_longer)) / 18), 0.5)
+    assert got["swap_consistency"][0] == pytest.approx(a_longer / 9)
+    assert got["longer_rate"] == (pytest.approx((9 + a_longer) / 18), pytest.approx(1 / 3))
+    assert got["length_bias"][0] == pytest.approx((9 + a_longer) / 18 - 1 / 3)
     assert got["tie_rate"] == (0.0, 0.0)
     assert got["failure_rate"][0] == 0.0
     assert "self_preference" not in got
