@@ -75,6 +75,9 @@ ConfigPath = Annotated[Path, AfterValidator(_beside_config)]
 ModelName = Annotated[str, AfterValidator(_model_beside_config), Field(min_length=1)]
 
 
+AuditUnit = Literal["prompt", "pair"]
+
+
 class Price(Frozen):
     """US$ per million tokens."""
 
@@ -218,8 +221,10 @@ class LabelsConfig(Frozen):
     """Simulated people instead of a file."""
     guidelines: ConfigPath | None = None
     """Text that annotators are shown; by default the one that ships."""
-    fit_fraction: float = Field(default=0.5, gt=0, lt=1)
+    fit_fraction: float = Field(default=0.4, gt=0, lt=1)
     """Share of the labelled prompts that fit weights; the others certify and do nothing else."""
+    audit_unit: AuditUnit = "prompt"
+    """What the audit queue drew at random: `prompt`s, of which one or more pairs were labelled, or single `pair`s."""
     judge_floor: float = Field(default=0.5, ge=0, le=1)
     """A judge that agrees with people less than this on the fit labels leaves the panel."""
 
@@ -251,6 +256,16 @@ class LedgerConfig(Frozen):
         return self
 
 
+class PanelConfig(Frozen):
+    """How much of the panel is asked."""
+
+    mode: Literal["full", "adaptive"] = "full"
+    """`full`: every judge on every pair. `adaptive`: every judge on the `fit` pairs, then, pair by pair, the calls \
+that say most per dollar, until the full panel's verdict would hardly change."""
+    tolerance: float = Field(default=0.005, gt=0, lt=0.5)
+    """Adaptive: asking stops when the full panel would name the other answer with less than this probability."""
+
+
 class ControlsConfig(Frozen):
     """Constant answers that every LM judge compares with real ones, apart from the data; their win rate is reported."""
 
@@ -264,9 +279,12 @@ class AggregateConfig(Frozen):
     """How votes become a preference."""
 
     method: AggregationKind = "calibrated"
-    """`calibrated` (needs labels), `consistency`, `majority`, or your own `./file.py:Name`."""
+    """`calibrated` (needs labels), `consistency`, `majority`, `dawid_skene`, `one_coin`, `glad`, or your \
+own `./file.py:Name`."""
     fallback: AggregationKind = "consistency"
     """Method when there are no fit labels; its result is never called validated."""
+    learn_length: bool = True
+    """Whether `calibrated` learns people's preference for longer or shorter answers; `p_a_lc` leaves it out again."""
     decide_by: Literal["p_a", "p_a_lc"] = "p_a"
     """People as they are, or with the length difference held at zero."""
 
@@ -353,6 +371,8 @@ class Config(Frozen):
     """OpenAI-compatible endpoints by name."""
     judges: tuple[Annotated[SerializeAsAny[JudgeConfig], BeforeValidator(_of_its_kind)], ...] = ()
     """The panel; none when judgments are imported."""
+    panel: PanelConfig = PanelConfig()
+    """How much of the panel is asked."""
     controls: ControlsConfig = ControlsConfig()
     """Constant answers, to see what a judge falls for."""
     budget: BudgetConfig | None = None

@@ -1,10 +1,12 @@
 """What aggregations speak. Pure. A kind is one file in this folder that defines ``<Kind>Aggregation``."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
+from pipeline.config import AggregateConfig
 from pipeline.votes import Array, Votes
 
 
@@ -26,7 +28,11 @@ class Aggregation(Protocol):
 
     needs_labels: bool
 
-    def fit_predict(self, votes: Votes, labelled: dict[str, float]) -> Fitted:
+    def __init__(self, options: AggregateConfig | None = None) -> None:
+        """*options* are the config's; None for the defaults."""
+        ...
+
+    def fit_predict(self, votes: Votes, labelled: Mapping[str, float]) -> Fitted:
         """Probabilities for every pair.
 
         Args:

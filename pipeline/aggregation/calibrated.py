@@ -1,83 +1,209 @@
 """A logistic model of what people prefer given the votes, fitted on the `fit` labels. Pure.
 
-    logit P(a) = c * 3 * mean vote + sum_j w_j * vote_j + l * length,     no intercept
+    logit P(a) = 3 c m + 3 t s + sum_f g_f m_f + sum_j w_j v_j + l z,          no intercept
 
-Every term changes sign when a and b are swapped, so the model is antisymmetric exactly. Ridge penalties shrink it
-towards equal weights: .05 on the common slope c, 3 on each judge's own w_j, 1 on the length l. Ties and split
-votes of people are soft labels. A missing vote leaves the mean to the others and adds nothing of its own.
-p_a_lc is the same model with length = 0.
+v_j is judge j's mean vote over its two orders, m the mean of the v_j weighted as without labels (consistency.py), s
+what the prompt's other pairs make of m (transitivity.py), m_f the mean of the judges that share a model (its prompt
+modes are correlated members), z the log length ratio in units of its root mean square, cut at 3. Calls that are missing
+count as expected from those that are there (expectation.py). Every term changes sign when a and b are swapped, so the
+model is antisymmetric. p_a_lc is the same model with z = 0.
+
+The fit minimises log loss on people's mean preference (ties and split votes are soft labels) plus sum(ridge w^2) / 2:
+.05 on c, .3 on t, .1 on l, and one ridge of 1.5, 3, 6 or 12 on every g_f and w_j, so that judges are shrunk towards the
+weights they have without labels. The coefficients are averaged over that choice by its Laplace evidence (MacKay 1992).
+Labels of one prompt are not independent: a prompt's n labels weigh n / (1 + .4 (n - 1)) (Kish's design effect).
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
+import scipy.optimize
+import scipy.special
 
-from pipeline.aggregation.base import Array, Fitted, Votes, mean_vote
+from pipeline.aggregation.base import Fitted, mean_vote
+from pipeline.aggregation.consistency import prior_weights
+from pipeline.config import AggregateConfig
+from pipeline.expectation import call_model, reference
+from pipeline.transitivity import smoothed
+from pipeline.votes import Array, Integers, Votes
 
 COMMON_SCALE = 3.0
-RIDGE_COMMON, RIDGE_JUDGE, RIDGE_LENGTH = 0.05, 3.0, 1.0
+RIDGE_COMMON, RIDGE_TRANSITIVE, RIDGE_LENGTH = 0.05, 0.3, 0.1
+RIDGES_JUDGE = (1.5, 3.0, 6.0, 12.0)
 LONGEST_RATIO = 3.0
-"""abs(log length ratio) is cut here, so that an empty-looking answer cannot decide alone."""
+"""abs(z) is cut here, so that an empty-looking answer cannot decide alone."""
+INTRACLASS = 0.4
+"""Correlation of the labels of one prompt that the design effect assumes."""
+OPTIMIZE: Any = scipy.optimize
+SPECIAL: Any = scipy.special
+
+
+@dataclass(frozen=True)
+class Preference:
+    """The fitted model; everything linear, so that every verdict can be explained by hand."""
+
+    prior: Array
+    """(judges,) weights of the mean m; they add up to 1."""
+    common: float
+    """c."""
+    transitive: float
+    """t."""
+    own: Array
+    """(judges,) w_j, the share of g_f included."""
+    length: float
+    """l; 0 when length is not learned."""
+    length_scale: float
+    """Root mean square of the log length ratio."""
+
+    @property
+    def direct(self) -> Array:
+        """(judges,) change of the logit per unit of a judge's vote on the pair itself."""
+        return COMMON_SCALE * self.common * self.prior + self.own
+
+    def neutral_logit(self, vote: Array, answers: Integers) -> Array:
+        """(pairs,) logit of P(a) with z = 0.
+
+        Args:
+            vote: (pairs, judges) mean votes, missing calls filled as expected.
+            answers: (pairs, 2) numbers of the answers.
+        """
+        mean = mean_vote(vote, self.prior)
+        indirect = COMMON_SCALE * self.transitive * smoothed(mean, answers)
+        return np.nan_to_num(vote) @ self.own + COMMON_SCALE * self.common * mean + indirect
+
+    def length_logit(self, length: Array) -> Array:
+        """(pairs,) what the length adds to the logit."""
+        return self.length * standard_length(length, self.length_scale)
 
 
 class CalibratedAggregation:
-    """The ridge stack, with length."""
+    """Learned weights, transitivity and length."""
 
     needs_labels = True
 
-    def fit_predict(self, votes: Votes, labelled: dict[str, float]) -> Fitted:
+    def __init__(self, options: AggregateConfig | None = None) -> None:
+        self.learn_length = options is None or options.learn_length
+
+    def fit_predict(self, votes: Votes, labelled: Mapping[str, float]) -> Fitted:
         """See Aggregation.
 
         Raises:
             ValueError: no pair is labelled.
         """
-        at = [row for row, key in enumerate(votes.pair_ids) if key in labelled]
-        if not at:
-            raise ValueError("the calibrated aggregation needs labelled pairs")
-        features = self._features(votes)
-        ridge = np.array([RIDGE_COMMON, *[RIDGE_JUDGE] * len(votes.judges), RIDGE_LENGTH])
-        weights = fit_logistic(features[at], np.array([labelled[votes.pair_ids[row]] for row in at]), ridge)
-        neutral = features.copy()
-        neutral[:, -1] = 0
-        common, own = weights[0] * COMMON_SCALE / max(len(votes.judges), 1), weights[1:-1]
+        seen = reference(votes)
+        whole = call_model(seen).completed(votes)
+        found = fit(whole, labelled, prior_weights(seen), learn_length=self.learn_length)
+        neutral = found.neutral_logit(whole.votes, votes.answers)
         return Fitted(
-            p_a=_logistic(features @ weights),
-            p_a_lc=_logistic(neutral @ weights),
-            weights={judge: float(common + own[column]) for column, judge in enumerate(votes.judges)},
-            parameters={"length": float(weights[-1]), "common": float(weights[0])},
-        )
-
-    def _features(self, votes: Votes) -> Array:
-        return np.column_stack(
-            [
-                COMMON_SCALE * mean_vote(votes.votes),
-                np.nan_to_num(votes.votes),
-                np.clip(votes.length, -LONGEST_RATIO, LONGEST_RATIO),
-            ]
+            p_a=cast("Array", SPECIAL.expit(neutral + found.length_logit(votes.length))),
+            p_a_lc=cast("Array", SPECIAL.expit(neutral)),
+            weights={judge: float(weight) for judge, weight in zip(votes.judges, found.direct, strict=True)},
+            parameters={"length": found.length, "common": found.common, "transitivity": found.transitive},
         )
 
 
-def fit_logistic(features: Array, target: Array, ridge: Array) -> Array:
-    """Weights that minimise log loss on soft targets plus sum(ridge * w^2) / 2, no intercept.
+def fit(votes: Votes, labelled: Mapping[str, float], prior: Array, *, learn_length: bool = True) -> Preference:
+    """The model of people's preference.
+
+    Args:
+        votes: votes on every pair, missing calls filled as expected.
+        labelled: pair_id -> people's mean preference for a in [0, 1].
+        prior: (judges,) what each judge weighs without labels, positive.
+        learn_length: whether people's preference for longer or shorter answers is learned.
+
+    Raises:
+        ValueError: no pair is labelled.
+    """
+    rows = votes.rows(list(labelled))
+    told = np.array(list(labelled.values()), dtype=np.float64)[rows >= 0]
+    rows = rows[rows >= 0]
+    if not len(rows):
+        raise ValueError("the calibrated aggregation needs labelled pairs")
+    # The order of the labels must not show in the last digit.
+    told, rows = told[np.argsort(rows)], np.sort(rows)
+    mean = mean_vote(votes.votes, prior)
+    indirect = smoothed(mean, votes.answers)
+    kinship = _kinship(votes.judges)
+    own = np.nan_to_num(votes.votes[rows])
+    scale = float(np.sqrt(np.mean(votes.length**2))) or 1.0
+    z = standard_length(votes.length[rows], scale)[:, None] if learn_length else np.empty((len(rows), 0))
+    features = np.hstack([COMMON_SCALE * np.column_stack([mean[rows], indirect[rows]]), own @ kinship, own, z])
+    of_judges = kinship.shape[1] + own.shape[1]
+    fixed = [RIDGE_LENGTH] * z.shape[1]
+    ridges = [np.array([RIDGE_COMMON, RIDGE_TRANSITIVE, *[each] * of_judges, *fixed]) for each in RIDGES_JUDGE]
+    weight = _design_weights(votes.prompts[rows])
+    fits = [fit_logistic(features, told, ridge, weight) for ridge in ridges]
+    evidence = np.array([one.log_evidence for one in fits])
+    share = np.exp(evidence - evidence.max())
+    averaged = (share / share.sum()) @ np.array([one.coefficients for one in fits])
+    groups = averaged[2 : 2 + kinship.shape[1]]
+    return Preference(
+        prior=prior / prior.sum(),
+        common=float(averaged[0]),
+        transitive=float(averaged[1]),
+        own=averaged[2 + kinship.shape[1] : 2 + of_judges] + kinship @ groups,
+        length=float(averaged[-1]) if learn_length else 0.0,
+        length_scale=scale,
+    )
+
+
+def standard_length(length: Array, scale: float) -> Array:
+    """z: the log length ratio in units of *scale*, cut at 3."""
+    return np.clip(length / scale, -LONGEST_RATIO, LONGEST_RATIO)
+
+
+@dataclass(frozen=True)
+class LogisticFit:
+    """Coefficients and how well their ridge explains the labels."""
+
+    coefficients: Array
+    """(features,)"""
+    log_evidence: float
+    """Laplace's approximation of log P(labels | ridge), up to a constant."""
+
+
+def fit_logistic(features: Array, target: Array, ridge: Array, weight: Array | None = None) -> LogisticFit:
+    """Coefficients that minimise weighted log loss on soft targets plus sum(ridge * w^2) / 2, no intercept.
 
     Args:
         features: (n, d).
         target: (n,) in [0, 1].
         ridge: (d,) positive.
+        weight: (n,) of each row; 1 when None.
     """
-    scale = 1 / np.sqrt(ridge)
-    doubled = np.vstack([features * scale, features * scale])
-    outcome = np.repeat([1, 0], len(target))
-    share = np.concatenate([target, 1 - target])
-    present = share > 0
-    # Both classes must be there; mirrored rows of no weight in doubt change nothing, for the model is odd.
-    mirrored = np.vstack([doubled[present], -doubled[present]])
-    outcomes = np.concatenate([outcome[present], 1 - outcome[present]])
-    model: Any = LogisticRegression(C=1.0, fit_intercept=False, tol=1e-8, max_iter=1000)
-    model.fit(mirrored, outcomes, sample_weight=np.concatenate([share[present], share[present]]) / 2)
-    return cast("Array", model.coef_[0]) * scale
+    row = np.ones(len(target)) if weight is None else weight
+
+    def loss(w: Array) -> float:
+        logit = features @ w
+        return float(row @ (np.logaddexp(0, logit) - target * logit) + ridge @ w**2 / 2)
+
+    def gradient(w: Array) -> Array:
+        return features.T @ (row * (SPECIAL.expit(features @ w) - target)) + ridge * w
+
+    def hessian(w: Array) -> Array:
+        p = SPECIAL.expit(features @ w)
+        return (features.T * (row * p * (1 - p))) @ features + np.diag(ridge)
+
+    start = np.zeros(features.shape[1])
+    found = OPTIMIZE.minimize(
+        loss, start, jac=gradient, hess=hessian, method="trust-exact", options={"gtol": 1e-7, "maxiter": 500}
+    )
+    w = cast("Array", found.x)
+    log_determinant = float(np.linalg.slogdet(hessian(w))[1])
+    return LogisticFit(w, -loss(w) + (np.log(ridge).sum() - log_determinant) / 2)
 
 
-def _logistic(logit: Array) -> Array:
-    return 1 / (1 + np.exp(-np.clip(logit, -700, 700)))
+def _design_weights(prompts: Integers) -> Array:
+    """(n,) weight of each label: its prompt's labels together count as many as are independent of each other."""
+    _, prompt, count = np.unique(prompts, return_inverse=True, return_counts=True)
+    return 1 / (1 + INTRACLASS * (count[prompt] - 1))
+
+
+def _kinship(judges: list[str]) -> Array:
+    """(judges, families) averaging matrix of judges named ``model:mode`` that share the model; no column otherwise."""
+    models = [judge.partition(":")[0] for judge in judges]
+    shared = sorted({model for model in models if 1 < models.count(model) < len(models)})
+    kin = np.array([[float(model == one) for one in shared] for model in models]).reshape(len(judges), len(shared))
+    return kin / np.maximum(kin.sum(axis=0), 1)

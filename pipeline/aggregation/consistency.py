@@ -1,14 +1,21 @@
 """Judges weighed by how often swapping the answers leaves their verdict alone. Pure. Needs no labels.
 
-weight = (swap consistency)^3. A judge that never saw both orders gets the mean of the others' weights. The result
-is a weighted share of votes, not validated against people.
+weight = max(2 c - 1, .05)^3 with c the swap consistency: a judge that names the winner by its slot half of the time has
+c = 1/2 and next to no weight. A judge that never saw both orders is taken for as consistent as the mean of the others.
+The result is a weighted share of votes, not validated against people.
 """
+
+from collections.abc import Mapping
 
 import numpy as np
 
-from pipeline.aggregation.base import Fitted, Votes, mean_vote
+from pipeline.aggregation.base import Fitted, mean_vote
+from pipeline.config import AggregateConfig
+from pipeline.votes import Array, Votes
 
 POWER = 3
+LEAST = 0.05
+"""Nobody's weight is zero, so that a panel of position-biased judges still decides."""
 
 
 class ConsistencyAggregation:
@@ -16,13 +23,20 @@ class ConsistencyAggregation:
 
     needs_labels = False
 
-    def fit_predict(self, votes: Votes, labelled: dict[str, float]) -> Fitted:
+    def __init__(self, options: AggregateConfig | None = None) -> None:
+        del options
+
+    def fit_predict(self, votes: Votes, labelled: Mapping[str, float]) -> Fitted:
         """See Aggregation; labels are not looked at."""
         del labelled
-        known = {judge: votes.consistency[judge] ** POWER for judge in votes.judges if judge in votes.consistency}
-        usual = float(np.mean(list(known.values()))) if known else 1.0
-        weights = {judge: known.get(judge, usual) for judge in votes.judges}
-        if not any(weights.values()):
-            weights = dict.fromkeys(votes.judges, 1.0)
-        share = (1 + mean_vote(votes.votes, np.array([weights[judge] for judge in votes.judges]))) / 2
-        return Fitted(share, share, weights)
+        weights = prior_weights(votes)
+        share = (1 + mean_vote(votes.votes, weights)) / 2
+        return Fitted(share, share, {judge: float(one) for judge, one in zip(votes.judges, weights, strict=True)})
+
+
+def prior_weights(votes: Votes) -> Array:
+    """(judges,) weight of each judge without labels, positive."""
+    known = [votes.consistency[judge] for judge in votes.judges if judge in votes.consistency]
+    usual = float(np.mean(known)) if known else 1.0
+    steady = np.array([votes.consistency.get(judge, usual) for judge in votes.judges], dtype=np.float64)
+    return np.maximum(2 * steady - 1, LEAST) ** POWER

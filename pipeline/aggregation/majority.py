@@ -1,8 +1,12 @@
 """One judge, one vote. Pure. Not calibrated: the share of judges is no probability of a person's choice."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from pipeline.aggregation.base import Fitted, Votes, mean_vote
+from pipeline.aggregation.base import Fitted, mean_vote
+from pipeline.config import AggregateConfig
+from pipeline.votes import Votes
 
 
 class MajorityAggregation:
@@ -10,7 +14,10 @@ class MajorityAggregation:
 
     needs_labels = False
 
-    def fit_predict(self, votes: Votes, labelled: dict[str, float]) -> Fitted:
+    def __init__(self, options: AggregateConfig | None = None) -> None:
+        del options
+
+    def fit_predict(self, votes: Votes, labelled: Mapping[str, float]) -> Fitted:
         """See Aggregation; labels are not looked at."""
         del labelled
         share = (1 + mean_vote(np.sign(votes.votes))) / 2

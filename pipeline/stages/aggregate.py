@@ -117,7 +117,7 @@ def _nothing_readable(judgments: pl.LazyFrame) -> str:
 
 def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
     def find(kind: str) -> Aggregation:
-        return discovery.find("pipeline.aggregation", kind, "{Kind}Aggregation", bench.base)()
+        return discovery.find("pipeline.aggregation", kind, "{Kind}Aggregation", bench.base)(config.aggregate)
 
     # Judgments and texts are scanned: there may be more of them than fit into memory.
     scanned = {name: bench.folder.scan(name) for name in ("judgments", "samples")}

@@ -1,13 +1,14 @@
 """Pins down votes, weights and verdicts: by hand, antisymmetric, and fitted on `fit` labels alone."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.aggregation.base import mean_vote
-from pipeline.aggregation.calibrated import CalibratedAggregation, fit_logistic
+from pipeline.aggregation.calibrated import CalibratedAggregation, fit, fit_logistic
 from pipeline.aggregation.consistency import ConsistencyAggregation
 from pipeline.aggregation.majority import MajorityAggregation
 from pipeline.config import Config
@@ -41,13 +42,13 @@ def test_majority_counts_heads() -> None:
     assert fitted.p_a.tolist() == pytest.approx([2 / 3, 3 / 4])
 
 
-def test_consistency_weighs_by_the_cube() -> None:
-    given = votes([[1.0, -1.0, 1.0]], consistency={"x": 1.0, "y": 0.5})
+def test_consistency_counts_above_chance_and_cubed() -> None:
+    given = votes([[1.0, -1.0, 1.0]], consistency={"x": 1.0, "y": 0.75})
     fitted = ConsistencyAggregation().fit_predict(given, {})
-    # 1, .125, and the mean of both, .5625, for the judge of whom nothing is known
-    assert fitted.weights == pytest.approx({"x": 1.0, "y": 0.125, "z": 0.5625})
-    # (1 + (1 - .125 + .5625) / 1.6875) / 2
-    assert fitted.p_a[0] == pytest.approx((1 + 1.4375 / 1.6875) / 2)
+    # 2c - 1 = 1 and .5, and .75 from the mean .875 of both for the judge of whom nothing is known; cubed
+    assert fitted.weights == pytest.approx({"x": 1.0, "y": 0.125, "z": 0.421875})
+    # (1 + (1 - .125 + .421875) / 1.546875) / 2
+    assert fitted.p_a[0] == pytest.approx((1 + 1.296875 / 1.546875) / 2)
 
 
 def test_judges_that_are_never_consistent_weigh_the_same() -> None:
@@ -57,17 +58,48 @@ def test_judges_that_are_never_consistent_weigh_the_same() -> None:
 
 def test_the_logistic_fit_solves_its_equation() -> None:
     # One feature x = 1, share s of successes in n rows, ridge r: n (s - p) = r w with p = 1 / (1 + exp(-w)).
-    (weight,) = fit_logistic(np.ones((10, 1)), np.array([1.0] * 7 + [0.5] * 2 + [0.0]), np.array([0.3]))
+    fitted = fit_logistic(np.ones((10, 1)), np.array([1.0] * 7 + [0.5] * 2 + [0.0]), np.array([0.3]))
+    (weight,) = fitted.coefficients
     p = 1 / (1 + math.exp(-weight))
     assert 10 * (0.8 - p) == pytest.approx(0.3 * weight, abs=1e-5)
 
 
 def test_soft_labels_count_by_their_share() -> None:
     features = np.array([[1.0], [1.0]])
-    soft = fit_logistic(features, np.array([0.75, 0.75]), np.array([0.5]))
-    hard = fit_logistic(np.ones((8, 1)), np.array([1.0] * 6 + [0.0] * 2), np.array([2.0]))
+    soft = fit_logistic(features, np.array([0.75, 0.75]), np.array([0.5])).coefficients
+    hard = fit_logistic(np.ones((8, 1)), np.array([1.0] * 6 + [0.0] * 2), np.array([2.0])).coefficients
     # 2 (.75 - p) = .5 w and 8 (.75 - p) = 2 w are one equation
     assert soft == pytest.approx(hard, abs=1e-5)
+
+
+def test_the_evidence_is_the_integral_where_it_can_be_done() -> None:
+    # One label s = 1 on x = 1 with prior N(0, 1/r): P = integral of logistic(w) over the prior = 1/2 by symmetry. The
+    # Laplace approximation is close for a narrow prior, and the log likelihood alone would not be.
+    found = fit_logistic(np.ones((1, 1)), np.array([1.0]), np.array([25.0])).log_evidence
+    assert found == pytest.approx(math.log(0.5), abs=1e-3)
+
+
+def test_labels_of_one_prompt_count_as_fewer() -> None:
+    # n labels of one prompt weigh n / (1 + .4 (n - 1)): six of them 2, so the fit is that of two labels apart
+    one_prompt = replace(votes([[1.0]] * 6), prompts=np.zeros(6, dtype=np.int64))
+    apart = votes([[1.0]] * 2)
+    fits = [fit(given, dict.fromkeys(given.pair_ids, 1.0), np.ones(1)) for given in (one_prompt, apart)]
+    assert fits[0].direct == pytest.approx(fits[1].direct, rel=1e-5)
+
+
+def test_modes_of_one_model_share_what_is_learned() -> None:
+    # Both modes of m are right; one is seen in the labels to be so and the other only half of the time.
+    random = np.random.default_rng(4)
+    truth = random.choice([-1.0, 1.0], 60)
+    noise = random.choice([-1.0, 1.0], (60, 3))
+    noise[:, 0] = truth
+    given = replace(votes(noise.tolist()), judges=["m:one", "m:two", "other"])
+    human = dict(zip(given.pair_ids, ((truth + 1) / 2).tolist(), strict=True))
+    alone = replace(given, judges=["m", "n", "other"])
+    kin = fit(given, human, np.ones(3)).own
+    strangers = fit(alone, human, np.ones(3)).own
+    assert kin[1] > strangers[1]
+    assert kin[0] > kin[1]
 
 
 def test_labels_of_one_kind_are_no_trouble() -> None:
@@ -97,8 +129,9 @@ def test_calibrated_is_antisymmetric_and_length_is_held_at_zero() -> None:
     mirrored = CalibratedAggregation().fit_predict(given.swapped(), {key: 1 - value for key, value in human.items()})
     assert mirrored.p_a == pytest.approx(1 - fitted.p_a, abs=1e-6)
     assert mirrored.p_a_lc == pytest.approx(1 - fitted.p_a_lc, abs=1e-6)
-    # the same weights on the same votes with the length taken away
-    logit = np.log(fitted.p_a / (1 - fitted.p_a)) - fitted.parameters["length"] * np.clip(given.length, -3, 3)
+    # the same weights on the same votes with the length, in units of its root mean square, taken away
+    z = np.clip(given.length / np.sqrt(np.mean(given.length**2)), -3, 3)
+    logit = np.log(fitted.p_a / (1 - fitted.p_a)) - fitted.parameters["length"] * z
     assert fitted.p_a_lc == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-9)
 
 

@@ -55,7 +55,7 @@ CERTIFIED: dict[str, Any] = {
     "lower_bound": 0.9125,
     "agreement": 0.975,
     "strict_agreement": 0.95,
-    "n_prompts": 38,
+    "n_units": 38,
     "coverage": 0.5,
     "labels_needed": 0,
     "simulated": False,
@@ -70,7 +70,7 @@ REFUSED = CERTIFIED | {
     "agreement": None,
     "strict_agreement": None,
     "coverage": None,
-    "n_prompts": 12,
+    "n_units": 12,
     "labels_needed": 10,
 }
 FORMATS = (

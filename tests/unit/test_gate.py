@@ -9,6 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from pipeline import bounds
+from pipeline.config import AuditUnit
 from pipeline.frames import people
 from pipeline.runner import run_stage
 from pipeline.splits import split_labels
@@ -58,59 +60,14 @@ def told(human: list[float], inclusion: float = 1.0) -> pl.DataFrame:
     )
 
 
-def certify(table: pl.DataFrame, said: pl.DataFrame, target: float = 0.9) -> dict[str, Any]:
-    return gate.certify(table, said, target=target, delta=DELTA, seed=0)
-
-
-@pytest.mark.parametrize(
-    ("successes", "n", "target"), [(22, 22, 0.9), (21, 22, 0.9), (0, 5, 0.8), (47, 50, 0.85), (1, 1, 0.6)]
-)
-def test_the_p_value_is_the_exact_binomial_tail(successes: int, n: int, target: float) -> None:
-    assert gate.p_value(successes, n, target) == pytest.approx(tail(successes, n, target))
-
-
-def test_the_p_value_of_all_right_by_hand() -> None:
-    # 0.9^21 = .1094 > .1 and 0.9^22 = .0985 <= .1: 22 is the smallest sample that can certify 90 % at delta .1
-    assert gate.p_value(21, 21, 0.9) == pytest.approx(0.1094, abs=5e-5)
-    assert gate.p_value(22, 22, 0.9) == pytest.approx(0.0985, abs=5e-5)
-
-
-@pytest.mark.parametrize(("successes", "n"), [(22, 22), (20, 22), (1, 22), (95, 100)])
-def test_the_lower_bound_is_where_the_tail_is_delta(successes: int, n: int) -> None:
-    # Clopper & Pearson: the bound is the p at which so many successes or more have probability delta
-    assert tail(successes, n, gate.lower_bound(successes, n, DELTA)) == pytest.approx(DELTA)
-
-
-def test_the_lower_bound_at_the_ends() -> None:
-    assert gate.lower_bound(0, 10, DELTA) == 0.0
-    # all right: p^n = delta, so p = .1^(1/22) = .9006
-    assert gate.lower_bound(22, 22, DELTA) == pytest.approx(0.1 ** (1 / 22))
-
-
-@pytest.mark.parametrize(("agreement", "target"), [(0.95, 0.9), (0.97, 0.9), (0.9, 0.8), (0.99, 0.95), (0.75, 0.6)])
-def test_labels_needed_against_brute_force(agreement: float, target: float) -> None:
-    def enough(n: int) -> bool:
-        critical = next(k for k in range(n + 2) if tail(k, n, target) <= DELTA)
-        return tail(critical, n, agreement) >= 0.8
-
-    assert gate.labels_needed(agreement, target, DELTA) == next(n for n in range(1, 1000) if enough(n))
-
-
-def test_labels_needed_as_facts_md_has_it() -> None:
-    # "Certifying 90 % (delta .1, power .8) takes about 390 labels when the truth is 93 %, 128 when it is 95 %"
-    assert gate.labels_needed(0.93, 0.9, DELTA) == 390
-    assert gate.labels_needed(0.95, 0.9, DELTA) == 128
-
-
-@pytest.mark.parametrize("agreement", [0.5, 0.9, 0.9001])
-def test_no_number_of_labels_shows_what_is_not_so(agreement: float) -> None:
-    assert gate.labels_needed(agreement, 0.9, DELTA) is None
+def certify(table: pl.DataFrame, said: pl.DataFrame, target: float = 0.9, unit: AuditUnit = "prompt") -> dict[str, Any]:
+    return gate.certify(table, said, target=target, delta=DELTA, unit=unit)
 
 
 def test_22_right_answers_certify_and_21_do_not() -> None:
     certified = certify(kept([0.5] * 22), told([1.0] * 22))
     assert certified["certified"] is True
-    assert (certified["n_prompts"], certified["successes"], certified["coverage"]) == (22, 22, 1.0)
+    assert (certified["n_units"], certified["sum"], certified["coverage"]) == (22, 22, 1.0)
     assert certified["p_value"] == pytest.approx(0.9**22)
     assert certified["lower_bound"] >= 0.9
 
@@ -128,7 +85,7 @@ def test_one_wrong_answer_in_22_refuses_and_says_how_many_more() -> None:
     assert refused["certified"] is False
     assert refused["threshold"] is None
     # agreement 21/22 = .9545; brute force says how many labels that takes; 22 are there
-    needed = gate.labels_needed(21 / 22, 0.9, DELTA)
+    needed = bounds.needed(21 / 22, 0.9, DELTA)
     assert needed is not None
     assert refused["labels_needed"] == needed - 22
 
@@ -141,36 +98,59 @@ def test_the_prompt_is_the_unit_and_not_the_pair() -> None:
     assert "6 audited prompts" in found["reason"]
 
 
+def test_the_pair_is_the_unit_where_pairs_were_drawn() -> None:
+    table = kept([0.5] * 24, [at // 4 for at in range(24)])
+    found = certify(table, told([1.0] * 24), unit="pair")
+    assert found["certified"] is True
+    assert found["n_units"] == 24
+
+
 def test_outcomes_by_hand() -> None:
     # prompt 0: people 1 and 0.5 -> .75, strictly right on one of two; prompt 1: b was preferred and b was chosen
     table = kept([0.5] * 3, [0, 0, 1]).with_columns(pl.Series("a_chosen", [True, True, False]))
-    made = gate.outcomes(table, told([1.0, 0.5, 0.0]), 0)
-    assert made["outcome"].to_list() == [0.75, 1.0]
-    assert made["strict"].to_list() == [0.5, 1.0]
-    assert made["hit"][1] == 1
+    made = gate.Audit.of(table, told([1.0, 0.5, 0.0]), "prompt").units(0.0)
+    assert made.value.tolist() == [0.75, 1.0]
+    assert made.strict.tolist() == [0.5, 1.0]
 
 
-def test_a_tie_is_rounded_by_a_fair_coin_of_the_prompt() -> None:
-    n = 4000
-    made = gate.outcomes(kept([0.5] * n), told([0.5] * n), 3)
-    # a mean of 4,000 fair coins has a standard deviation of .0079; four of them
-    assert made["hit"].mean() == pytest.approx(1 / 2, abs=0.032)
-    again = gate.outcomes(kept([0.5] * n).sample(fraction=1, shuffle=True, seed=1), told([0.5] * n), 3)
-    assert again.equals(made)
+def test_the_test_follows_from_how_labels_were_drawn() -> None:
+    one = kept([0.5] * 4)
+    assert gate.Audit.of(one, told([1.0] * 4), "prompt").units(0.0).kind == "exact"
+    several = told([1.0] * 4).with_columns(annotators=3)
+    assert gate.Audit.of(one, several, "prompt").units(0.0).kind == "drawn"
+    whole = kept([0.5] * 12, [at // 6 for at in range(12)])
+    assert gate.Audit.of(whole, told([1.0] * 12), "prompt").units(0.0).kind == "betting"
+    unequal = told([1.0] * 4).with_columns(pl.Series("inclusion_prob", [0.1, 0.2, 0.3, 0.4]))
+    found = gate.Audit.of(one, unequal, "prompt").units(0.0)
+    assert found.kind == "betting"
+    assert found.weight.tolist() == pytest.approx([10.0, 5.0, 10 / 3, 2.5])
+
+
+def test_the_certificate_can_be_done_again_by_hand(tmp_path: Path) -> None:
+    with bench(tmp_path, many(), gate={"target_agreement": 0.8}) as run:
+        run_stage(run, "aggregate")
+        run_stage(run, "gate")
+        found = run.folder.read_json("certificate.json") or {}
+    kept_rows = [row for row in found["audited"] if row["margin"] >= found["threshold"]]
+    outcomes = [row["human"] if row["a_chosen"] else 1 - row["human"] for row in kept_rows]
+    assert len({row["prompt_id"] for row in kept_rows}) == len(kept_rows) == found["n_units"]
+    assert sum(outcomes) == found["sum"]
+    assert found["p_value"] == pytest.approx(tail(int(found["sum"]), found["n_units"], 0.8))
+    tested = [step for step in found["curve"] if step["tested"]]
+    assert [step["threshold"] for step in tested] == sorted((step["threshold"] for step in tested), reverse=True)
+    assert tested[-1]["threshold"] == found["threshold"]
 
 
 def test_refusals_name_their_reason() -> None:
     table = kept([0.5] * 30)
     assert "no audit labels" in certify(table, told([]))["reason"]
     assert "keeps no pair" in certify(table.head(0), told([1.0] * 30))["reason"]
-    unequal = told([1.0] * 30).with_columns(pl.Series("inclusion_prob", [0.5] * 29 + [0.6]))
-    assert "inclusion probabilities" in certify(table, unequal)["reason"]
     # labels on pairs that are not kept are no labels on what is kept
     elsewhere = told([1.0] * 30).with_columns(pl.Series("pair_id", [f"{at + 900:032x}" for at in range(30)]))
     assert "0 audited prompts" in certify(table, elsewhere)["reason"]
-    for refused in (certify(table, told([])), certify(table, unequal)):
-        assert refused["certified"] is False
-        assert refused["threshold"] is None
+    refused = certify(table, told([]))
+    assert refused["certified"] is False
+    assert refused["threshold"] is None
 
 
 def test_a_looser_threshold_is_never_tried_after_a_failure() -> None:
@@ -182,7 +162,7 @@ def test_a_looser_threshold_is_never_tried_after_a_failure() -> None:
     found = certify(kept([0.9] * 150 + [0.1] * 850), told(human))
     assert found["certified"] is False
     assert found["threshold"] is None
-    assert (found["n_prompts"], found["successes"]) == (150, 128)
+    assert (found["n_units"], found["sum"]) == (150, 128)
 
 
 def test_the_threshold_is_the_loosest_that_passes_in_order() -> None:
@@ -198,9 +178,9 @@ def test_the_threshold_is_the_loosest_that_passes_in_order() -> None:
 def false_certificates(draw: Callable[[np.random.Generator], tuple[pl.DataFrame, pl.DataFrame]], runs: int) -> float:
     random = np.random.default_rng(11)
     found = 0
-    for seed in range(runs):
+    for _ in range(runs):
         table, said = draw(random)
-        found += gate.certify(table, said, target=0.8, delta=DELTA, seed=seed)["certified"]
+        found += certify(table, said, target=0.8)["certified"]
     return found / runs
 
 
@@ -222,7 +202,7 @@ def test_false_certificates_are_at_most_delta_with_clustered_prompts_and_ties() 
         human = (random.random(240) < chance).astype(float)
         return kept(random.random(240).tolist(), [at // 4 for at in range(240)]), told(human.tolist())
 
-    runs = 200
+    runs = 100
     assert false_certificates(draw, runs) <= DELTA + 3 * math.sqrt(DELTA * (1 - DELTA) / runs)
 
 
@@ -304,4 +284,4 @@ def test_the_sides_follow_the_verdict() -> None:
     table = verdicts.join(made["pairs"], on="pair_id").with_columns((pl.col("p_a") > 1 / 2).alias("a_chosen"))
     assert 0 < table["a_chosen"].sum() < 30
     said = people(labels(made, longer_label))
-    assert gate.outcomes(table, said, 0)["outcome"].to_list() == [1.0] * 30
+    assert gate.Audit.of(table, said, "prompt").units(0.0).value.tolist() == [1.0] * 30
