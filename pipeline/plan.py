@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import polars as pl
 import sqlalchemy as sa
@@ -32,6 +32,8 @@ from pipeline.workbench import Workbench
 PILOT_PROMPTS = 64
 PILOT_CALLS = 400
 """A judge in this process reads so many requests of the pilot, at most."""
+MOST_PROMPTS = 2000
+"""Prompts whose requests are rendered; more are inferred from these."""
 STAND_IN_PROMPTS = 64
 """Prompts that get made-up answers where nothing better is known."""
 ENOUGH = 8
@@ -104,6 +106,17 @@ class Asked:
     most: float | None = None
     """Calls at most, each at its first attempt; None: as many as requests."""
     basis: str = "counted"
+    weight: float = 1.0
+    """Requests that each of these stands for, where only a part was rendered."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """Prompts with answers, real or made up, and how many prompts each of them stands for."""
+
+    prompts: pl.DataFrame
+    comparisons: Sequence[Comparison]
+    weight: float
 
 
 @dataclass
@@ -267,21 +280,29 @@ class _Planner:
     def _samples(self, prompts: pl.DataFrame, waiting: Mapping[int, pl.DataFrame]) -> None:
         for number, rows in waiting.items():
             generator = self.config.generators[number]
-            requests = [request for *_, request in generate.requests(rows, generator, self.config.seed)]
-            self.asked.append(Asked("generate", f"generate:{generator.label}", generator, requests))
+            some = self._some(rows, MOST_PROMPTS)
+            requests = [request for *_, request in generate.requests(some, generator, self.config.seed)]
+            weight = rows.height / some.height
+            self.asked.append(Asked("generate", f"generate:{generator.label}", generator, requests, weight=weight))
         unanswered = _together(waiting.values(), prompts)
         answered = prompts.join(unanswered.select("prompt_id"), on="prompt_id", how="anti")
+        count = answered.height
+        answered = self._some(answered, MOST_PROMPTS)
+        if answered.height < count:
+            self.made.notes.append(f"counted on {answered.height} of {count} prompts that have answers")
+        weight = count / answered.height if count else 1.0
         samples = self.bench.folder.read("samples").join(answered.select("prompt_id"), on="prompt_id", how="semi")
         tried = self._try_generators(unanswered)
         if tried is not None:
             samples, answered = pl.concat([samples, tried[0]]), pl.concat([answered, tried[1]])
             unanswered = unanswered.join(tried[1].select("prompt_id"), on="prompt_id", how="anti")
-        real = self._comparisons(answered, samples, note=True)
-        made_up, shown = self._made_up(unanswered)
+        real = self._known(answered, samples, weight)
+        made_up = self._made_up(unanswered)
         for options in self.config.judges:
-            self._judge(options, real, made_up, answered.height, unanswered.height, shown, tried is not None)
+            if isinstance(options, ModelConfig):
+                self._judge(options, real, made_up, tried is not None)
 
-    def _comparisons(self, prompts: pl.DataFrame, samples: pl.DataFrame, *, note: bool = False) -> list[Comparison]:
+    def _known(self, prompts: pl.DataFrame, samples: pl.DataFrame, weight: float) -> Known:
         """The pairs that the stage `pair` makes of these samples, or has made."""
         folder = self.bench.folder
         there = folder.read("pairs")
@@ -292,14 +313,13 @@ class _Planner:
             result = stage("pair").run(Shard("all", {"samples": samples, "pairs": imported}), self.config, self.bench)
             pairs = pl.concat([imported, result.frames["pairs"]])
             dropped = result.frames["dropped"].filter(pl.col("reason").cast(pl.String) == "identical").height
-            if note and pairs.height + dropped:
-                self.alike = dropped / (pairs.height + dropped)
+            self.alike = dropped / (pairs.height + dropped) if dropped else 0.0
         pairs = pairs.join(prompts.select("prompt_id"), on="prompt_id", how="semi")
         everything = pl.concat([samples, folder.read("samples")]).unique("sample_id")
-        return judge.comparisons(with_texts(pairs, everything, prompts))
+        return Known(prompts, judge.comparisons(with_texts(pairs, everything, prompts)), weight)
 
-    def _made_up(self, prompts: pl.DataFrame) -> tuple[list[Comparison], int]:
-        """Comparisons of made-up answers, all different, to some of *prompts*; and how many prompts those are."""
+    def _made_up(self, prompts: pl.DataFrame) -> Known:
+        """Made-up answers, all different, to some of *prompts*."""
         some = self._some(prompts, STAND_IN_PROMPTS)
         rows: list[dict[str, object]] = []
         for key in some["prompt_id"]:
@@ -312,45 +332,33 @@ class _Planner:
                     empty = dict.fromkeys(("completion_tokens", "logprob", "external_id"))
                     rows.append({**row, **fixed, **empty, "completion": text, "finish_reason": "stop"})
         if not rows:
-            return [], 0
-        samples = schemas.frame("samples", rows)
-        result = stage("pair").run(
-            Shard("all", {"samples": samples, "pairs": schemas.frame("pairs", [])}), self.config, self.bench
-        )
-        return judge.comparisons(with_texts(result.frames["pairs"], samples, some)), some.height
+            return Known(some, [], 0.0)
+        frames = {"samples": schemas.frame("samples", rows), "pairs": schemas.frame("pairs", [])}
+        pairs = stage("pair").run(Shard("all", frames), self.config, self.bench).frames["pairs"]
+        comparisons = judge.comparisons(with_texts(pairs, frames["samples"], some))
+        return Known(some, comparisons, prompts.height / some.height)
 
-    def _judge(
-        self,
-        options: JudgeConfig,
-        real: Sequence[Comparison],
-        made_up: Sequence[Comparison],
-        answered: int,
-        unanswered: int,
-        shown: int,
-        tried: bool,
-    ) -> None:
+    def _judge(self, options: JudgeConfig, real: Known, made_up: Known, tried: bool) -> None:
         """Rows of one judge: exact where there are answers, and inferred where there are none yet."""
-        if not isinstance(options, ModelConfig):
-            return
+        model = cast("ModelConfig", options)
         judging = judge.make(options, self.bench)
-        todo = self._not_judged(options, real)
-        requests = list(judging.requests(todo))
-        invented = list(judging.requests(made_up))
-        most = len(requests) + (len(invented) * unanswered / shown if shown else 0.0)
-        if not unanswered:
-            self.asked.append(Asked("judge", options.name, options, requests))
-        elif answered >= ENOUGH and requests:
+        requests = list(judging.requests(self._not_judged(options, real.comparisons)))
+        invented = list(judging.requests(made_up.comparisons))
+        rest = len(invented) * made_up.weight
+        if not made_up.prompts.height:
+            self.asked.append(Asked("judge", options.name, model, requests, weight=real.weight))
+        elif real.prompts.height >= ENOUGH and requests:
             if tried:
-                self._try_judge(options, requests)
-            scale = (answered + unanswered) / answered
+                self._try_judge(model, requests)
+            whole = real.prompts.height * real.weight
+            scale = (whole + made_up.prompts.height * made_up.weight) / whole
+            most = len(requests) * real.weight + rest
             basis = "pilot" if tried else "observed"
-            self.asked.append(Asked("judge", options.name, options, requests, scale, most, basis))
+            self.asked.append(Asked("judge", options.name, model, requests, scale, most, basis, real.weight))
         else:
             if requests:
-                self.asked.append(Asked("judge", options.name, options, requests))
-            scale = unanswered / shown if shown else 0.0
-            rest = most - len(requests)
-            self.asked.append(Asked("judge", options.name, options, invented, scale, rest, "assumed"))
+                self.asked.append(Asked("judge", options.name, model, requests, weight=real.weight))
+            self.asked.append(Asked("judge", options.name, model, invented, basis="assumed", weight=made_up.weight))
 
     def _not_judged(self, options: JudgeConfig, real: Sequence[Comparison]) -> Sequence[Comparison]:
         """Those whose shard is not done; all of them while pairs may still change."""
@@ -440,15 +448,16 @@ class _Planner:
         todo, free = self._unpaid(asked)
         seen = self._seen(options, todo)
         estimated = sum(tokens.of_messages(request.messages) for request in todo)
-        calls = len(todo) * asked.scale
+        each = asked.scale * asked.weight
+        calls = len(todo) * each
         right = seen.prompt / seen.estimated if seen.estimated and seen.prompt else 1.0
-        prompt = estimated * right * asked.scale
-        completion = self._completion(options, todo, seen) * asked.scale
+        prompt = estimated * right * each
+        completion = self._completion(options, todo, seen) * each
         cached = prompt * seen.cached / seen.prompt if seen.prompt else 0.0
         price = self._price(options)
         usage = {"prompt_tokens": round(prompt), "completion_tokens": round(completion)}
         usd = cost_usd({"usage": {**usage, "prompt_tokens_details": {"cached_tokens": round(cached)}}}, price)
-        most = len(todo) if asked.most is None else max(asked.most - free, 0)
+        most = len(todo) * asked.weight if asked.most is None else max(asked.most - free * asked.weight, 0)
         worst = sum(worst_case_usd(request_body(options.model, request), price) for request in todo)
         attempts = int(getattr(options, "max_attempts", 1))
         basis = asked.basis
@@ -460,7 +469,7 @@ class _Planner:
             model=options.label,
             calls=round(calls),
             calls_most=round(most) * attempts,
-            answered=free,
+            answered=round(free * asked.weight),
             **usage,
             usd=round(usd, 6),
             usd_most=round(worst / len(todo) * most * attempts if todo else 0.0, 6),

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline import plan as planning
 from pipeline.config import load
 from pipeline.plan import Plan, plan
 from pipeline.runner import run_stage
@@ -125,6 +126,23 @@ def test_what_is_done_is_left_out(tmp_path: Path) -> None:
     # An edited judge runs again alone.
     project(tmp_path, judges=[JUDGE, {**JUDGE, "name": "new", "order": "ab"}])
     assert calls(planned(path)) == {"judge new": (120, 120)}
+
+
+def test_many_prompts_are_counted_on_a_part_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "MOST_PROMPTS", 10)
+    path = project(tmp_path)
+    # 10 of 40 prompts are rendered, each for 4; what will be is the same.
+    assert calls(planned(path)) == {"generate generate:writer": (160, 160), "judge one": (480, 480)}
+    with opened(path) as bench:
+        for stage in ("load", "generate"):
+            run_stage(bench, stage)
+    made = planned(path)
+    ((expected, most),) = calls(made).values()
+    # 12 calls for each odd one among the ten, times 4.
+    assert expected == most
+    assert expected % 48 == 0
+    assert 0 < expected < 480
+    assert "counted on 10 of 40 prompts that have answers" in made.notes
 
 
 def test_later_turns_are_answered_first(tmp_path: Path) -> None:
