@@ -1,6 +1,6 @@
 """Does the order in which a judge's calls go out let a real vLLM server reuse what they share?
 
-    python benchmarks/prefix.py [--prompts 8] [--answers 6] [--blocks 128] [--model FOLDER] [--json]
+    python benchmarks/prefix.py [--prompts 8] [--answers 6] [--blocks 128] [--json]; --help for the rest
 
 Starts vLLM's server from this environment (the CPU build serves) with a small KV cache, and
 asks a pairwise judge's calls, all pairs in both orders, as the judge sends them, pair by pair, and shuffled; then with
@@ -37,21 +37,20 @@ from pipeline.workbench import Workbench  # noqa: E402
 
 BLOCK = 32
 """Tokens in a block of the KV cache: what is cached is whole blocks."""
-IN_FLIGHT = 2
 READY_S = 600
 JUDGES_OWN = "as the judge sends them"
 COLUMNS = ("order sent", "prefix caching", "calls", "prompt tokens", "of them cached", "share", "s")
 
 
-def comparisons(prompts: int, answers: int) -> list[Comparison]:
-    """All pairs of *answers* answers to each of *prompts* prompts, words from the demo's questions."""
+def comparisons(prompts: int, answers: int, sentences: int) -> list[Comparison]:
+    """All pairs of *answers* answers to each of *prompts* prompts, of so many *sentences* from the demo's questions."""
     lines = (ROOT / "data" / "demo" / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
     words = [str(json.loads(line)["messages"][0]["content"]) for line in lines]
     made: list[Comparison] = []
     for number in range(prompts):
         rng = random.Random(number)  # noqa: S311
         question = " ".join(rng.sample(words, 8))
-        texts = {ids.content_hash(number, at): " ".join(rng.sample(words, 26)) for at in range(answers)}
+        texts = {ids.content_hash(number, at): " ".join(rng.sample(words, sentences)) for at in range(answers)}
         samples = sorted(texts)
         made += [
             Comparison(
@@ -64,7 +63,7 @@ def comparisons(prompts: int, answers: int) -> list[Comparison]:
 
 
 @contextmanager
-def server(model: Path, *, blocks: int, caching: bool, log: Path) -> Iterator[str]:
+def server(model: Path, *, blocks: int, in_flight: int, caching: bool, log: Path) -> Iterator[str]:
     """Serve *model* by vLLM; gives the root URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -72,7 +71,7 @@ def server(model: Path, *, blocks: int, caching: bool, log: Path) -> Iterator[st
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
     command += ["--served-model-name", "judge", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
     command += ["--max-model-len", "2048", "--enforce-eager", "--block-size", str(BLOCK)]
-    command += ["--num-gpu-blocks-override", str(blocks), "--max-num-seqs", str(IN_FLIGHT)]
+    command += ["--num-gpu-blocks-override", str(blocks), "--max-num-seqs", str(in_flight)]
     command += ["--enable-prompt-tokens-details", f"--{'' if caching else 'no-'}enable-prefix-caching"]
     # The development mode has the route that empties the prefix cache between two orders.
     environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1"}
@@ -101,10 +100,10 @@ def server(model: Path, *, blocks: int, caching: bool, log: Path) -> Iterator[st
             started.wait()
 
 
-def asked(url: str, pairs: Sequence[Comparison], order: str, folder: Path) -> dict[str, Any]:
+def asked(url: str, pairs: Sequence[Comparison], order: str, in_flight: int, folder: Path) -> dict[str, Any]:
     """What the server counted when the judge's calls went out in *order*."""
     judge = {"name": "j", "kind": "pairwise", "endpoint": "e", "model": "judge", "verdict": "logprob"}
-    endpoint = {"base_url": f"{url}/v1", "concurrency": IN_FLIGHT}
+    endpoint = {"base_url": f"{url}/v1", "concurrency": in_flight}
     config = Config.model_validate({"name": "prefix", "endpoints": {"e": endpoint}, "judges": [judge]})
     httpx.post(f"{url}/reset_prefix_cache", timeout=60).raise_for_status()
     with Workbench(config, folder / order, folder) as bench:
@@ -133,18 +132,29 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--answers", type=int, default=6)
     parser.add_argument("--blocks", type=int, default=128, help=f"blocks of {BLOCK} tokens in the KV cache")
+    parser.add_argument("--sentences", type=int, default=26, help="in an answer, about 15 tokens each")
+    parser.add_argument("--in-flight", type=int, default=2)
     parser.add_argument("--model", type=Path, default=ROOT / "data" / "models" / "judge")
     parser.add_argument("--json", action="store_true", help="only the last line")
     options = parser.parse_args()
-    pairs = comparisons(options.prompts, options.answers)
+    pairs = comparisons(options.prompts, options.answers, options.sentences)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         for caching in (True, False):
             orders = (JUDGES_OWN, "pair by pair", "shuffled") if caching else (JUDGES_OWN,)
             folder = Path(scratch) / str(caching)
             folder.mkdir()
-            with server(options.model, blocks=options.blocks, caching=caching, log=folder / "log.txt") as url:
-                rows += [{"order": order, "caching": caching, **asked(url, pairs, order, folder)} for order in orders]
+            with server(
+                options.model,
+                blocks=options.blocks,
+                in_flight=options.in_flight,
+                caching=caching,
+                log=folder / "log.txt",
+            ) as url:
+                rows += [
+                    {"order": order, "caching": caching, **asked(url, pairs, order, options.in_flight, folder)}
+                    for order in orders
+                ]
     for row in rows:
         row["share"] = round(row["cached_tokens"] / row["prompt_tokens"], 3)
     if not options.json:
