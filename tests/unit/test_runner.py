@@ -16,7 +16,7 @@ from pipeline.store import RunFolder
 from pipeline.workbench import Workbench
 from tests.worlds import FAKE_ENGINE, requests_of
 
-STAGES = ("load", "generate", "pair", "labels", "judge", "aggregate", "measure", "gate", "select", "export")
+STAGES = ("load", "generate", "pair", "labels", "judge", "controls", "aggregate", "measure", "gate", "select", "export")
 PROMPTS = [f"Question {at}?" for at in range(6)]
 Settings = dict[str, Any]
 
@@ -31,6 +31,7 @@ def settings() -> Settings:
             {**model, "name": "lm", "kind": "pairwise", "verdict": "text", "rubric": "rubric.md"},
             {"name": "length", "kind": "length"},
         ],
+        "controls": {"share": 0},
         "select": {"strategy": "all"},
     }
 
@@ -98,9 +99,9 @@ def change(*path: str | int, to: Any) -> Callable[[Settings], None]:
         (change("judges", 1, "scale", to=41.0), "judge aggregate measure gate select export"),
         (
             change("generators", 0, "temperatures", to=[0.5, 0.9]),
-            "generate pair judge aggregate measure gate select export",
+            "generate pair judge controls aggregate measure gate select export",
         ),
-        (change("seed", to=1), "generate pair labels judge aggregate measure gate select export"),
+        (change("seed", to=1), "generate pair labels judge controls aggregate measure gate select export"),
         (change("prompts", "near_duplicates", to=1.0), "load"),
     ],
 )
@@ -270,7 +271,7 @@ def test_the_stages_of_a_run() -> None:
 
     plain = Config(name="x")
     assert stages_of(plain) == list(STAGES)
-    assert stages_of(plain, "judge", "gate") == ["judge", "aggregate", "measure", "gate"]
+    assert stages_of(plain, "judge", "gate") == ["judge", "controls", "aggregate", "measure", "gate"]
     assert stages_of(Config.model_validate({"name": "x", "train": {}}))[-2:] == ["train", "evaluate"]
     with pytest.raises(InputError, match=r"'jugde' is no stage; allowed: load, generate"):
         stages_of(plain, "jugde")
