@@ -19,6 +19,7 @@ from pipeline.frames import given_by_people
 
 Sides = npt.NDArray[np.int8]
 Mask = npt.NDArray[np.bool_]
+Rows = pl.DataFrame | pl.LazyFrame
 
 ABSENT = 2
 DIGITS = 12
@@ -98,18 +99,18 @@ def counts_of(raters: Sequence[Sides]) -> Array:
     return made
 
 
-def ratings_of(
-    judgments: pl.DataFrame, labels: pl.DataFrame, pairs: pl.DataFrame, samples: pl.DataFrame, prompts: pl.DataFrame
-) -> Ratings:
-    """Ratings from the frames of those names.
+def ratings_of(judgments: Rows, labels: pl.DataFrame, pairs: pl.DataFrame, samples: Rows, prompts: Rows) -> Ratings:
+    """Ratings from the frames of those names; of lazy ones no text is held.
 
     Of people's labels the ``audit`` ones count, or all where there is none: pairs chosen because they are hard would
     show less agreement than there is. A known answer (``pipeline.frames.given_by_people``) is nobody's opinion.
     """
-    texts = samples.select("sample_id", "model", length=pl.col("completion").str.len_chars().cast(pl.Float64))
+    length = pl.col("completion").str.len_chars().cast(pl.Float64)
+    texts = samples.lazy().select("sample_id", "model", length=length).unique("sample_id", keep="any")
     flipped = pl.col("external_flipped")
     table = (
-        pairs.select(
+        pairs.lazy()
+        .select(
             "pair_id",
             "prompt_id",
             flipped,
@@ -118,9 +119,10 @@ def ratings_of(
         )
         .join(texts.rename({"sample_id": "first", "model": "model_a", "length": "length_a"}), on="first")
         .join(texts.rename({"sample_id": "second", "model": "model_b", "length": "length_b"}), on="second")
-        .join(prompts.select("prompt_id", "source", "tags"), on="prompt_id", how="left")
+        .join(prompts.lazy().select("prompt_id", "source", "tags"), on="prompt_id", how="left")
         .sort("pair_id")
         .with_columns(row=pl.int_range(pl.len()), prompt=pl.col("prompt_id").rank("dense").cast(pl.Int64) - 1)
+        .collect(engine="streaming")
     )
     place = table.select("pair_id", "row", flipped)
     labelled, people = _people(labels, place)
@@ -138,14 +140,19 @@ def ratings_of(
     )
 
 
-def _judges(judgments: pl.DataFrame, place: pl.DataFrame) -> dict[str, Judge]:
+def _judges(judgments: Rows, place: pl.DataFrame) -> dict[str, Judge]:
     turned, value = pl.col("external_flipped"), pl.col("preference")
-    opinions = judgments.join(place, on="pair_id").select(
-        "judge",
-        "row",
-        a_first=(pl.col("order").cast(pl.String) == "ab") != turned,
-        value=pl.when(turned).then(1 - value).otherwise(value).fill_null(float("nan")),
-        failed=pl.col("error").is_not_null(),
+    opinions = (
+        judgments.lazy()
+        .join(place.lazy(), on="pair_id")
+        .select(
+            "judge",
+            "row",
+            a_first=(pl.col("order").cast(pl.String) == "ab") != turned,
+            value=pl.when(turned).then(1 - value).otherwise(value).fill_null(float("nan")),
+            failed=pl.col("error").is_not_null(),
+        )
+        .collect(engine="streaming")
     )
     made: dict[str, Judge] = {}
     for key, part in sorted(opinions.partition_by("judge", as_dict=True).items()):

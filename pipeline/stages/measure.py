@@ -12,17 +12,19 @@ import yaml
 
 from pipeline import agreement, annotators, bias, schemas, trend, warning
 from pipeline.config import Config, ModelConfig
-from pipeline.ratings import Ratings, ratings_of
+from pipeline.ratings import Ratings, Rows, ratings_of
 from pipeline.runner import Result, Shard, Stage, digest
 from pipeline.splits import split_labels
 from pipeline.store import RunFolder
 from pipeline.workbench import Workbench
 
 
-def measured(frames: Mapping[str, pl.DataFrame], config: Config) -> dict[str, pl.DataFrame]:
-    """Frames ``agreement``, ``bias`` and ``annotators`` from pairs, prompts, samples, judgments, labels, verdicts."""
+def measured(
+    frames: Mapping[str, pl.DataFrame], judgments: Rows, samples: Rows, config: Config
+) -> dict[str, pl.DataFrame]:
+    """Frames ``agreement``, ``bias`` and ``annotators`` from prompts, pairs, labels and verdicts, and the other two."""
     pairs, labels = frames["pairs"], frames["labels"]
-    ratings = ratings_of(frames["judgments"], labels, pairs, frames["samples"], frames["prompts"])
+    ratings = ratings_of(judgments, labels, pairs, samples, frames["prompts"])
     _, certify = split_labels(labels, pairs, config.seed, config.labels.fit_fraction)
     found = agreement.table(
         ratings, frames["verdicts"], certify["pair_id"].unique(), config.aggregate.decide_by, config.seed
@@ -58,7 +60,8 @@ def history(folder: RunFolder, name: str) -> pl.DataFrame:
 
 
 def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
-    made = measured(shard.frames, config)
+    # Judgments and texts are scanned: there may be more of them than fit into memory.
+    made = measured(shard.frames, bench.folder.scan("judgments"), bench.folder.scan("samples"), config)
     snapshot = digest([bench.folder.digest(name) for name in ("judgments", "labels")])
     now = datetime.now(UTC).isoformat(timespec="seconds")
     before = history(bench.folder, config.name)

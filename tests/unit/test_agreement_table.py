@@ -219,8 +219,8 @@ def test_subsets_are_the_pairs_of_their_prompts() -> None:
 
 
 def test_biases_by_hand() -> None:
-    # Answers "1", "22", "333" to three questions: nine pairs, an odd number, so that no two halves are equal. The judge
-    # takes the first slot when asked ab and the longer answer in ba; people take the longer on the first question alone.
+    # Answers "1", "22", "333" to three questions: nine pairs, an odd number, so that no two halves are equal. The
+    # judge takes the first slot when asked ab and the longer answer in ba; people the longer on the first question.
     made = world({question: ["1", "22", "333"] for question in "qrs"})
     rows: list[dict[str, object]] = []
     labels: list[dict[str, object]] = []
