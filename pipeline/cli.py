@@ -38,6 +38,7 @@ STAGES = {
     "pair": "Pair different answers to the same prompt.",
     "labels": "Read what people said of the pairs.",
     "judge": "Ask every judge about every pair.",
+    "controls": "Put constant answers before the LM judges; flag answers written for them.",
     "aggregate": "Turn votes into a calibrated preference.",
     "measure": "Measure agreement, bias and drift.",
     "gate": "Certify agreement with people.",
