@@ -2,16 +2,19 @@
 
 import json
 import sqlite3
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline import ledger
 from pipeline.config import Price
 from pipeline.engines import endpoint
 from pipeline.engines.base import Answer, Request
 from pipeline.engines.endpoint import call_key, cost_usd, read_answer, request_body, worst_case_usd
 from pipeline.errors import BudgetError, ConfigError, EndpointError
+from pipeline.limiter import Clock
 from tests.endpoints import DROP, Endpoint, Reply, Script, chat
 from tests.worlds import bench
 
@@ -27,7 +30,9 @@ def requests(count: int) -> list[Request]:
     return [Request((("user", f"Q{at}"),), 5) for at in range(count)]
 
 
-def complete(folder: Path, url: str, wanted: list[Request], **config: Any) -> list[Answer]:
+def complete(
+    folder: Path, url: str, wanted: Iterable[Request], *, clock: Clock | None = None, **config: Any
+) -> list[Answer]:
     given = {"attempts": 2, "concurrency": 8, **config.pop("endpoint", {})}
     settings = {
         "endpoints": {"e": {"base_url": url, **given}},
@@ -35,6 +40,7 @@ def complete(folder: Path, url: str, wanted: list[Request], **config: Any) -> li
         **config,
     }
     with bench(folder, **settings) as run:
+        run.clock = clock or run.clock
         return run.engine(run.config.generators[0]).complete(wanted, lambda _done: None)
 
 
@@ -102,6 +108,9 @@ def test_what_is_sent(tmp_path: Path) -> None:
         (Reply(200, "<html>"), "unanswered: "),
         (Reply(200, "[]"), "unanswered: "),
         (Reply(400, {"error": {"message": "no such thing"}}), "rejected: HTTP 400"),
+        (Reply(400, {"error": {"code": "context_length_exceeded", "message": "no"}}), "too_long: HTTP 400"),
+        (Reply(400, {"message": "The model's maximum context length is 512 tokens"}), "too_long: HTTP 400"),
+        (Reply(413, "no"), "too_long: HTTP 413"),
         (Reply(200, chat(None, finish_reason="length")), "empty_answer: finish_reason 'length'"),
         (Reply(200, chat("")), "empty_answer"),
         (Reply(200, chat(None, refusal="I cannot")), "refused: I cannot"),
@@ -216,6 +225,96 @@ def test_equal_requests_are_sent_once(tmp_path: Path) -> None:
         assert [one.text for one in found] == ["yes"] * 5
         assert len({one.call.call_key for one in found}) == 1
         assert len(server.log) == 1
+
+
+def test_two_models_at_one_endpoint_share_its_limiter(tmp_path: Path) -> None:
+    settings = {"endpoints": {name: {"base_url": "http://127.0.0.1:1", "concurrency": 3} for name in ("e", "f")}}
+    models = [{"model": model, "endpoint": place} for model, place in (("m", "e"), ("n", "e"), ("m", "f"))]
+    with bench(tmp_path, **settings, generators=models) as run:
+        one, two, other = (run.engine(options).limiter for options in run.config.generators)
+        assert one is two
+        assert one is not other
+        assert one.limit == 3
+
+
+def test_calls_that_wait_when_the_stage_ends_were_not_paid(tmp_path: Path) -> None:
+    """One call ends the stage while all others wait for the time that the endpoint asked for: nothing is in flight."""
+
+    def script(body: dict[str, Any]) -> Reply:
+        if echo(body) == "Q0":
+            return Reply(401, {"error": {"message": "no"}}, 0.5)
+        return Reply(429, "slow", 0, {"Retry-After": "60"})
+
+    with Endpoint(script) as server, pytest.raises(EndpointError, match="refused the key"):
+        complete(tmp_path, server.url, requests(20), endpoint={"concurrency": 20})
+    assert {status for status, _, _ in rows(tmp_path)} == {"unanswered"}
+    assert sum(lost for _, _, lost in rows(tmp_path)) == 0
+    assert charged(tmp_path) == pytest.approx(0)
+
+
+def test_an_outage_ends_by_itself_and_the_next_run_asks_for_the_rest(tmp_path: Path) -> None:
+    up = True
+
+    def script(body: dict[str, Any]) -> Reply:
+        nonlocal up
+        up = up and len(server.log) < 20
+        return Reply(200, chat(echo(body))) if up else Reply(DROP)
+
+    with Endpoint(script) as server:
+        found = complete(tmp_path, server.url, requests(200), endpoint={"timeout_s": 1e5}, clock=Clock(speed=500))
+        answered = [one for one in found if one.text is not None]
+        assert 0 < len(answered) < 20
+        assert {str(one.error)[:11] for one in found if one.text is None} == {"unanswered:"}
+        # it is not asked two hundred times over: ten failures open the circuit, and a handful of looks end it
+        assert len(server.log) < 20 + 8 + 10 + 10
+        assert charged(tmp_path) == pytest.approx(sum(one.call.cost_usd for one in answered))
+        asked = len(server.log)
+        server.answer = lambda body: Reply(200, chat(echo(body)))
+        again = complete(tmp_path, server.url, requests(200))
+        assert [one.text for one in again] == [f"Q{at}" for at in range(200)]
+        assert len(server.log) == asked + 200 - len(answered)
+
+
+def test_a_call_that_was_taken_over_is_answered_by_whoever_took_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This process was held up for so long that another passed it for dead, made the call and was paid for."""
+    (request,) = requests(1)
+
+    def script(body: dict[str, Any]) -> Reply:
+        key = call_key(server.url, body, request)
+        monkeypatch.setattr(ledger, "DEAD_AFTER_S", -1)
+        other = ledger.Ledger(tmp_path / "run/ledger.sqlite")
+        assert other.claim(key, body, 0.0).result(20) == ledger.Claimed()
+        monkeypatch.undo()
+        other.answer(key, chat("theirs"), 0.0, 1.0).result(20)
+        other.close()
+        return Reply(200, chat("ours"))
+
+    with Endpoint(script) as server:
+        (found,) = complete(tmp_path, server.url, [request])
+        assert len(server.log) == 1
+    assert found.text == "theirs"
+    assert rows(tmp_path) == [("answered", 0.0, 1)]
+
+
+def test_requests_are_taken_as_they_are_needed(tmp_path: Path) -> None:
+    """No more are taken than there are calls in flight and answers in."""
+    taken = 0
+
+    def lazily() -> Iterator[Request]:
+        nonlocal taken
+        for request in requests(60):
+            taken += 1
+            yield request
+
+    def script(body: dict[str, Any]) -> Reply:
+        assert taken <= len(server.log) + 4
+        return Reply(200, chat(echo(body)))
+
+    with Endpoint(script) as server:
+        found = complete(tmp_path, server.url, lazily(), endpoint={"concurrency": 4})
+    assert [one.text for one in found] == [f"Q{at}" for at in range(60)]
 
 
 def test_costs_by_hand() -> None:
