@@ -20,7 +20,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cache
@@ -34,6 +34,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.errors import BudgetError, ConfigError, StorageError
 
+BATCH_HOST = "batch"
+"""Host of an owner that is a batch at the vendor's (``pipeline.batches``): no process, and alive until it is over."""
 BEAT_S = 5.0
 DEAD_AFTER_S = 60.0
 SCHEMA_VERSION = 2
@@ -98,6 +100,9 @@ class Claimed:
 @dataclass(frozen=True, slots=True)
 class Busy:
     """Somebody alive is making this call; ask again soon."""
+
+    batch: str | None = None
+    """The batch the call is in, when it is in one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +223,33 @@ class Ledger:
             self._work.put((operations, future))
         return future
 
+    @contextlib.contextmanager
+    def exclusive(self) -> Generator[sa.Connection]:
+        """A transaction of the caller's own, in which nobody else writes.
+
+        Raises:
+            StorageError: the database cannot be written.
+        """
+        try:
+            with self.engine.begin() as db:
+                db.execute(sa.select(VERSION.c.version).with_for_update())
+                yield db
+        except SQLAlchemyError as error:
+            raise self._unwritable(error) from error
+
+    def perform(self, db: sa.Connection, operations: Sequence[Operation]) -> dict[str, Outcome]:
+        """Outcomes by key of operations on different calls, inside an :meth:`exclusive` transaction."""
+        return self._round(db, operations) if operations else {}
+
+    def lives(self, db: sa.Connection, owner: str) -> bool:
+        """Whether an owner of claims is alive."""
+        return owner == self.owner or self._alive(db, owner) is not None
+
+    @property
+    def now(self) -> Any:
+        """The database's clock, seconds since 1970, as an expression."""
+        return self._said.now
+
     def lookup(self, key: str) -> dict[str, Any] | None:
         """Everything recorded of one call: request, response, status, cost."""
         with self.engine.connect() as db:
@@ -313,7 +345,7 @@ class Ledger:
         """Claim what is free and fits the budget; what is reserved by it, US$."""
         found = db.execute(self._said.found, {"rows": _array((one.key,) for one in claims)}).mappings()
         there: dict[str, Mapping[str, Any]] = {row["call_key"]: cast("Mapping[str, Any]", row) for row in found}
-        alive: dict[str, bool] = {self.owner: True}
+        alive: dict[str, Busy | None] = {self.owner: Busy()}
         new: list[Claim] = []
         again: list[Claim] = []
         reserved = 0.0
@@ -340,7 +372,9 @@ class Ledger:
             db.execute(self._said.again, {"rows": _array((one.key, one.reserve_usd) for one in again), **who})
         return reserved
 
-    def _standing(self, db: sa.Connection, row: Mapping[str, Any], alive: dict[str, bool]) -> Recorded | Busy | None:
+    def _standing(
+        self, db: sa.Connection, row: Mapping[str, Any], alive: dict[str, Busy | None]
+    ) -> Recorded | Busy | None:
         """Why a call that is there cannot be claimed, or None."""
         if row["status"] == "answered":
             return Recorded(json.loads(row["response"]), row["cost_usd"], row["latency_s"])
@@ -349,14 +383,17 @@ class Ledger:
         owner = row["owner"]
         if owner not in alive:
             alive[owner] = self._alive(db, owner)
-        return Busy() if alive[owner] else None
+        return alive[owner]
 
-    def _alive(self, db: sa.Connection, owner: str) -> bool:
+    def _alive(self, db: sa.Connection, owner: str) -> Busy | None:
+        """What a claim of *owner* is; None when it died."""
         age = (self._said.now - OWNERS.c.beat).label("age")
         row = db.execute(sa.select(OWNERS.c.host, OWNERS.c.pid, age).where(OWNERS.c.owner == owner)).first()
+        if row is not None and row.host == BATCH_HOST:
+            return Busy(owner)
         if row is None or float(row.age) > DEAD_AFTER_S:
-            return False
-        return row.host != this_host() or _process_lives(row.pid)
+            return None
+        return Busy() if row.host != this_host() or _process_lives(row.pid) else None
 
     # The writer.
 
@@ -410,10 +447,7 @@ class Ledger:
                 self._lock(db)
                 results = self._do(db, [operations for operations, _ in batch])
         except SQLAlchemyError as error:
-            problem = StorageError(
-                f"{self.place}: the ledger cannot be written ({_reason(error)}); free space or start its server, then "
-                "run the same command again"
-            )
+            problem = self._unwritable(error)
             problem.__cause__ = error
         except Exception as error:  # noqa: BLE001  what nobody foresaw is raised where the futures are awaited
             problem = error
@@ -423,6 +457,12 @@ class Ledger:
             else:
                 future.set_exception(problem)
         self._committed = time.monotonic()
+
+    def _unwritable(self, error: SQLAlchemyError) -> StorageError:
+        return StorageError(
+            f"{self.place}: the ledger cannot be written ({_reason(error)}); free space or start its server, then run "
+            "the same command again"
+        )
 
     def _lock(self, db: sa.Connection) -> None:
         """Keep every other writer out until this transaction ends, and say that we are alive."""
