@@ -16,6 +16,7 @@ from typing import Any, cast
 import polars as pl
 import sqlalchemy as sa
 
+from judges import controls
 from judges.base import Comparison
 from pipeline import ids, prices, schemas, tokens
 from pipeline.config import EndpointConfig, GeneratorConfig, JudgeConfig, ModelConfig, Price
@@ -115,8 +116,15 @@ class Known:
     """Prompts with answers, real or made up, and how many prompts each of them stands for."""
 
     prompts: pl.DataFrame
+    samples: pl.DataFrame
+    pairs: pl.DataFrame
     comparisons: Sequence[Comparison]
     weight: float
+
+    @property
+    def paired(self) -> pl.DataFrame:
+        """The prompts that have a pair."""
+        return self.prompts.join(self.pairs.select("prompt_id").unique(), on="prompt_id", how="semi")
 
 
 @dataclass
@@ -231,6 +239,11 @@ class _Planner:
             is_done(self.bench.folder, what, shard.name, stamp) for shard, stamp in shards_of(self.bench, what).values()
         )
 
+    def _done_shards(self, name: str) -> set[str]:
+        what = stage(name)
+        shards = shards_of(self.bench, what).values()
+        return {shard.name for shard, stamp in shards if is_done(self.bench.folder, what, shard.name, stamp)}
+
     def _prompts(self) -> pl.DataFrame:
         """The prompts there will be; later turns stand on made-up answers."""
         config = self.config
@@ -301,6 +314,7 @@ class _Planner:
         for options in self.config.judges:
             if isinstance(options, ModelConfig):
                 self._judge(options, real, made_up, tried is not None)
+        self._controls(real, made_up)
 
     def _known(self, prompts: pl.DataFrame, samples: pl.DataFrame, weight: float) -> Known:
         """The pairs that the stage `pair` makes of these samples, or has made."""
@@ -316,7 +330,7 @@ class _Planner:
             self.alike = dropped / (pairs.height + dropped) if dropped else 0.0
         pairs = pairs.join(prompts.select("prompt_id"), on="prompt_id", how="semi")
         everything = pl.concat([samples, folder.read("samples")]).unique("sample_id")
-        return Known(prompts, judge.comparisons(with_texts(pairs, everything, prompts)), weight)
+        return Known(prompts, samples, pairs, judge.comparisons(with_texts(pairs, everything, prompts)), weight)
 
     def _made_up(self, prompts: pl.DataFrame) -> Known:
         """Made-up answers, all different, to some of *prompts*."""
@@ -331,12 +345,12 @@ class _Planner:
                     fixed = {"model": generator.label, "temperature": 0.0, "sample_index": number, "seed": number}
                     empty = dict.fromkeys(("completion_tokens", "logprob", "external_id"))
                     rows.append({**row, **fixed, **empty, "completion": text, "finish_reason": "stop"})
-        if not rows:
-            return Known(some, [], 0.0)
-        frames = {"samples": schemas.frame("samples", rows), "pairs": schemas.frame("pairs", [])}
-        pairs = stage("pair").run(Shard("all", frames), self.config, self.bench).frames["pairs"]
-        comparisons = judge.comparisons(with_texts(pairs, frames["samples"], some))
-        return Known(some, comparisons, prompts.height / some.height)
+        samples, pairs = schemas.frame("samples", rows), schemas.frame("pairs", [])
+        if rows:
+            frames = {"samples": samples, "pairs": pairs}
+            pairs = stage("pair").run(Shard("all", frames), self.config, self.bench).frames["pairs"]
+        comparisons = judge.comparisons(with_texts(pairs, samples, some))
+        return Known(some, samples, pairs, comparisons, prompts.height / some.height if rows else 0.0)
 
     def _judge(self, options: JudgeConfig, real: Known, made_up: Known, tried: bool) -> None:
         """Rows of one judge: exact where there are answers, and inferred where there are none yet."""
@@ -360,14 +374,38 @@ class _Planner:
                 self.asked.append(Asked("judge", options.name, model, requests, weight=real.weight))
             self.asked.append(Asked("judge", options.name, model, invented, basis="assumed", weight=made_up.weight))
 
+    def _controls(self, real: Known, made_up: Known) -> None:
+        """Constant answers against real ones, by every LM judge that has not been asked yet."""
+        settings, inferred = self.config.controls, real.prompts.height >= ENOUGH
+        known = [real] if not made_up.prompts.height else [made_up]
+        grown = 1.0
+        if made_up.prompts.height and inferred:
+            known, whole = [real], real.prompts.height * real.weight
+            grown = 1 + made_up.prompts.height * made_up.weight / whole
+        elif made_up.prompts.height:
+            known = [real, made_up]
+        pairs = grown * sum(one.pairs.height * one.weight for one in known)
+        prompts = grown * sum(one.paired.height * one.weight for one in known)
+        count = controls.number(settings.share, settings.least, round(pairs), round(prompts))
+        base = known[-1].paired
+        shown = min(count, base.height * len(controls.ANSWERS))
+        drawn = controls.drawn(base, known[-1].samples, self.config.seed, shown)
+        done = self._done_shards("controls") if not made_up.prompts.height and self._done("pair") else set[str]()
+        for options in self.config.judges:
+            if isinstance(options, ModelConfig) and drawn and f"{options.name}-all" not in done:
+                requests = list(judge.make(options, self.bench).requests([one.comparison for one in drawn]))
+                basis = "counted" if not made_up.prompts.height else "pilot" if inferred else "assumed"
+                self.asked.append(
+                    Asked("controls", options.name, options, requests, basis=basis, weight=count / len(drawn))
+                )
+
     def _not_judged(self, options: JudgeConfig, real: Sequence[Comparison]) -> Sequence[Comparison]:
         """Those whose shard is not done; all of them while pairs may still change."""
         if not real or not self._done("pair"):
             return real
-        what = stage("judge")
-        keys: set[str] = set()
-        for shard, stamp in shards_of(self.bench, what).values():
-            if shard.name.startswith(f"{options.name}-") and not is_done(self.bench.folder, what, shard.name, stamp):
+        done, keys = self._done_shards("judge"), set[str]()
+        for name, (shard, _) in shards_of(self.bench, stage("judge")).items():
+            if name.rpartition("-")[0] == options.name and name not in done:
                 keys |= set(shard.frames["pairs"]["pair_id"])
         return [item for item in real if item.pair_id in keys]
 
@@ -568,6 +606,8 @@ class _Planner:
             )
         if any(row.hours is None for row in made.rows):
             made.notes.append("hours are not known before some calls have been timed")
+        if self.config.panel.mode == "adaptive":
+            made.notes.append("the panel is adaptive: the whole panel's calls are counted, and it asks fewer")
         if self.config.train is not None:
             made.notes.append("training, and fitting reward models, are not counted")
         self._against_budget()

@@ -139,12 +139,13 @@ def test_a_thousand_pairs_are_foretold(endpoint: Endpoint, tmp_path: Path) -> No
     before = planned(folder)
     assert len(endpoint.log) == start, "the plan asked the endpoint"
     assert before["total"]["hours"] is None
-    assert [row["basis"] for row in before["rows"]] == ["assumed"]
+    assert [(row["stage"], row["basis"]) for row in before["rows"]] == [("judge", "assumed"), ("controls", "assumed")]
 
     assert jurybox_here("run", "c.yaml", cwd=folder).returncode == 0
     came = happened(endpoint, start)
     show("before anything was asked", before["total"], came)
-    assert before["total"]["calls"] == before["total"]["calls_most"] == came["calls"] == 2 * PAIRS
+    # 40 of the prompts meet a constant answer, in both orders.
+    assert before["total"]["calls"] == before["total"]["calls_most"] == came["calls"] == 2 * PAIRS + 2 * 40
     for key, value in came.items():
         assert before["total"][key] == pytest.approx(value, rel=WITHIN), key
     assert came["usd"] < before["total"]["usd_most"]
@@ -158,8 +159,8 @@ def test_a_thousand_pairs_are_foretold(endpoint: Endpoint, tmp_path: Path) -> No
     write(folder, endpoint, ["helpfulness", "concision"])
     start = len(endpoint.log)
     foretold = planned(folder)
-    assert [(row["who"], row["basis"]) for row in foretold["rows"]] == [("concision", "observed")]
-    assert jurybox_here("judge", "c.yaml", cwd=folder).returncode == 0
+    assert [(row["who"], row["basis"]) for row in foretold["rows"]] == [("concision", "observed")] * 2
+    assert jurybox_here("run", "c.yaml", cwd=folder).returncode == 0
     came = happened(endpoint, start)
     show("after a thousand pairs", foretold["total"], came)
     for key, value in came.items():
@@ -195,7 +196,8 @@ def test_before_any_answer_a_plan_counts_what_may_come(endpoint: Endpoint, tmp_p
         {"name": "one", "kind": "pairwise", "endpoint": "local", "model": "judge", "order": "ab", "verdict": "logprob"},
         {"name": "longer", "kind": "length"},
     ]
-    write(tmp_path, endpoint, [], prompts={"path": "prompts.jsonl"}, generators=[generator], judges=judges)
+    changes = {"prompts": {"path": "prompts.jsonl"}, "generators": [generator], "judges": judges}
+    write(tmp_path, endpoint, [], controls={"share": 0}, **changes)
     told = planned(tmp_path)
     rows = {row["who"]: row for row in told["rows"]}
     assert {who: (row["calls"], row["calls_most"]) for who, row in rows.items()} == {

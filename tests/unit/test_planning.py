@@ -47,7 +47,8 @@ def project(folder: Path, prompts: list[dict[str, Any]] | None = None, **changes
     (folder / "engine.py").write_text(ENGINE, encoding="utf-8")
     rows = prompts or [{"prompt": f"Say {number}"} for number in range(PROMPTS)]
     (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    config = {"name": "r", "prompts": {"path": "prompts.jsonl"}, "generators": [WRITER], "judges": [JUDGE], **changes}
+    whole = {"name": "r", "prompts": {"path": "prompts.jsonl"}, "generators": [WRITER], "judges": [JUDGE]}
+    config = {**whole, "controls": {"share": 0}, **changes}
     path = folder / "c.yaml"
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     return path
@@ -68,7 +69,10 @@ def calls(made: Plan) -> dict[str, tuple[int, int]]:
 
 
 def test_from_the_config_alone_all_answers_differ(tmp_path: Path) -> None:
-    """40 prompts x 4 answers; 6 pairs of 4 in 2 orders; scored alone: 4 answers; a list in 2 orders; no call at all."""
+    """40 prompts x 4 answers; 6 pairs of 4 in 2 orders; scored alone: 4 answers; a list in 2 orders; no call at all.
+
+    Constant answers meet one answer to each of 40 prompts: in 2 orders, 1, scored alone both, in a list of two twice.
+    """
     judges = [
         JUDGE,
         {**JUDGE, "name": "half", "order": "random"},
@@ -77,7 +81,7 @@ def test_from_the_config_alone_all_answers_differ(tmp_path: Path) -> None:
         {**JUDGE, "name": "list", "kind": "listwise"},
         {"name": "longer", "kind": "length"},
     ]
-    made = planned(project(tmp_path, judges=judges))
+    made = planned(project(tmp_path, judges=judges, controls={}))
     assert calls(made) == {
         "generate generate:writer": (160, 160),
         "judge one": (480, 480),
@@ -85,6 +89,11 @@ def test_from_the_config_alone_all_answers_differ(tmp_path: Path) -> None:
         "judge twice": (480, 960),
         "judge points": (160, 160),
         "judge list": (80, 80),
+        "controls one": (80, 80),
+        "controls half": (40, 40),
+        "controls twice": (80, 160),
+        "controls points": (80, 80),
+        "controls list": (80, 80),
     }
     assert made.total()["usd"] == 0
     assert {row.hours for row in made.rows} == {None}
@@ -101,6 +110,19 @@ def test_a_pilot_finds_the_answers_that_are_alike(tmp_path: Path) -> None:
     assert rows["generate"].completion_tokens == 160 * 7
     assert rows["generate"].basis == "pilot"
     assert rows["generate"].hours is not None
+
+
+def test_constant_answers_are_counted(tmp_path: Path) -> None:
+    """Of 40 prompts 20 have pairs, 120 of them: 20 comparisons at least, in 2 orders; a share of a half is 60."""
+    path = project(tmp_path, controls={})
+    with opened(path) as bench:
+        for stage in ("load", "generate", "pair", "labels", "judge"):
+            run_stage(bench, stage)
+        assert calls(plan(bench, 0)) == {"controls one": (40, 40)}
+        run_stage(bench, "controls")
+        assert calls(plan(bench, 0)) == {}
+    project(tmp_path, controls={"share": 0.5})
+    assert calls(planned(path)) == {"controls one": (120, 120)}
 
 
 def test_a_smaller_pilot_is_scaled_up(tmp_path: Path) -> None:
