@@ -80,9 +80,10 @@ def queue(
         *[("gold", key, 1.0) for key in _known(pairs, labels, bench.seed, each)[:gold]],
     ]
     order = pl.DataFrame(chosen, schema={"queue": pl.String, "pair_id": pl.String, "p": pl.Float64}, orient="row")
-    texts = with_texts(
-        pairs.join(order.unique("pair_id"), on="pair_id", how="semi"), run.read("samples"), run.read("prompts")
-    )
+    wanted = pairs.join(order, on="pair_id", how="semi")
+    answers = pl.concat([wanted["sample_a"], wanted["sample_b"]]).unique()
+    samples = run.scan("samples").filter(pl.col("sample_id").is_in(answers.implode())).unique("sample_id", keep="any")
+    texts = with_texts(wanted, samples.collect(engine="streaming"), run.read("prompts"))
     shown = order.unique("pair_id", keep="first", maintain_order=True).join(
         texts, on="pair_id", how="left", maintain_order="left"
     )
@@ -123,7 +124,7 @@ def _active(bench: Workbench, pairs: pl.DataFrame, labels: pl.DataFrame, count: 
     if not count:
         return []
     run, fraction = bench.folder, bench.config.labels.fit_fraction
-    votes = votes_of(run.read("judgments"), pairs, run.read("samples"))
+    votes = votes_of(run.scan("judgments"), pairs, run.scan("samples"))
     if not votes.judges:
         raise InputError(f"{run.path} holds no readable judgments; run `jurybox judge` first, or leave out --active")
     p = _probabilities(run.read("verdicts"), votes, bench.config.aggregate.decide_by)

@@ -23,23 +23,20 @@ def audited(pairs: pl.DataFrame, seed: int, unit: str, count: int, *, one_pair: 
         count: units in the sample.
         one_pair: of each prompt one pair, drawn the same way, instead of all.
     """
-    ranked = pairs.select("pair_id", "prompt_id").with_columns(
-        rank=pl.col(f"{unit}_id").map_elements(
-            lambda key: ids.uniform_from(seed, "audit-queue", key), return_dtype=pl.Float64
-        ),
-        within=pl.col("pair_id").map_elements(
-            lambda key: ids.uniform_from(seed, "audit-pair", key), return_dtype=pl.Float64
-        ),
+    key = f"{unit}_id"
+    ids_of_units = pairs[key].unique().sort()
+    order = pl.DataFrame(
+        {key: ids_of_units, "rank": [ids.uniform_from(seed, "audit-queue", one) for one in ids_of_units]}
     )
-    units = ranked["rank"].n_unique()
-    ranked = ranked.sort("rank", "within", "pair_id")
-    share = pl.lit(count / max(units, 1))
+    drawn = order.sort("rank", key).head(count)
+    sample = pairs.select("pair_id", "prompt_id").join(drawn, on=key)
+    share = pl.lit(count / max(len(ids_of_units), 1))
     if one_pair and unit == "prompt":
-        share /= pl.len().over("prompt_id")
-    ranked = ranked.with_columns(inclusion_prob=share)
-    if one_pair and unit == "prompt":
-        ranked = ranked.unique("prompt_id", keep="first", maintain_order=True)
-    return ranked.filter(pl.col("rank").rank("dense") <= count).select("pair_id", "prompt_id", "inclusion_prob")
+        coins = [ids.uniform_from(seed, "audit-pair", pair) for pair in sample["pair_id"]]
+        sample = sample.with_columns(coin=pl.Series(coins, dtype=pl.Float64), pairs=pl.len().over("prompt_id"))
+        sample = sample.sort("coin", "pair_id").unique("prompt_id", keep="first")
+        share /= pl.col("pairs")
+    return sample.sort("rank", "pair_id").select("pair_id", "prompt_id", inclusion_prob=share)
 
 
 def split_labels(
@@ -50,13 +47,16 @@ def split_labels(
     An audit sample that was extended is one sample: see :func:`_one_sample`.
     """
     owner = pairs.select("pair_id", "prompt_id")
-    fits = [key for key in owner["prompt_id"].unique().sort() if is_fit(key, seed, fit_fraction)]
     joined = labels.join(owner, on="pair_id")
-    fitting = pl.col("prompt_id").is_in(fits)
+
+    def fits(rows: pl.DataFrame) -> pl.Expr:
+        return pl.col("prompt_id").is_in([key for key in rows["prompt_id"].unique() if is_fit(key, seed, fit_fraction)])
+
+    fitting = fits(joined)
     audit = pl.col("queue").cast(pl.String) == "audit"
     certify = joined.filter(~fitting & audit)
     if certify["inclusion_prob"].n_unique() > 1:
-        certify = _one_sample(certify, owner.filter(~fitting), seed)
+        certify = _one_sample(certify, owner.filter(~fits(owner)), seed)
     return joined.filter(fitting).select(labels.columns), certify.select(labels.columns)
 
 

@@ -5,7 +5,8 @@ samples    a prompt as above, "completion", optional "model", "id"
 pairs      a prompt as above, "pair_id", "response_a", "response_b", optional "subset", "model_a", "model_b"
 judgments  "pair_id", "judge", optional "mode", "order" (ab, ba: what the judge saw), "preference" (a, b, tie,
            a number P(a preferred), or null: no verdict could be read); it names the file's own a and b
-labels     "pair_id", "annotator", "label" (a, b, tie), optional "queue", "inclusion_prob", "seconds", "labelled_at"
+labels     "pair_id", "annotator", "label" (a, b, tie), optional "queue" (audit, active, gold), "inclusion_prob",
+           "seconds", "labelled_at"; the annotator gold in the queue gold is a known answer
 
 A row that is JSON but unusable is refused by id with a reason and the rest goes on; a line that is no JSON stops
 the import, because then the file is broken.

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from pipeline import imports, labelling, schemas
+from pipeline import checks, imports, labelling, schemas
 from pipeline.cli import app
 from pipeline.config import LabelsConfig
 from pipeline.errors import InputError
@@ -217,3 +217,8 @@ def test_guidelines_are_the_configs_or_those_that_ship(tmp_path: Path) -> None:
     assert labelling.guidelines(LabelsConfig(guidelines=tmp_path / "mine.md")) == "Be kind."
     with pytest.raises(InputError, match=r"labels.guidelines .*none.md"):
         labelling.guidelines(LabelsConfig(guidelines=tmp_path / "none.md"))
+    with (
+        bench(tmp_path, labels={"guidelines": "none.md"}) as run,
+        pytest.raises(InputError, match=r"labels.guidelines .*none.md"),
+    ):
+        checks.check(run)
