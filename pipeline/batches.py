@@ -103,6 +103,11 @@ class Batches:
                 self._set(db, tag, keeper=self.ledger.owner)
             return [self._row(db, tag) for tag in sorted(free)]
 
+    def leave(self) -> None:
+        """Keep no batch any more: the next process need not wait until this one is dead."""
+        with self.ledger.exclusive() as db:
+            db.execute(BATCHES.update().where(BATCHES.c.keeper == self.ledger.owner).values(keeper=""))
+
     def left_by(self, tag: str) -> str | None:
         """The account of an open batch that no live process keeps; None when one does, or the batch is done."""
         with self.ledger.exclusive() as db:

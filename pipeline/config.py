@@ -87,6 +87,26 @@ class Price(Frozen):
     """US$ per million completion tokens."""
     cached_input: float | None = Field(default=None, ge=0)
     """US$ per million prompt tokens served from the vendor's cache; defaults to `input`."""
+    batch: float = Field(default=0.5, ge=0)
+    """What a call by the batch API costs, as a share of these; used where the model has `batch`."""
+
+    def by_batch(self) -> "Price":
+        """The prices of calls by the batch API."""
+        cached = None if self.cached_input is None else self.cached_input * self.batch
+        return Price(input=self.input * self.batch, output=self.output * self.batch, cached_input=cached)
+
+
+class BatchConfig(Frozen):
+    """Calls by the endpoint's batch API (OpenAI's): cheaper, and answered within a day."""
+
+    completion_window: str = "24h"
+    """What the vendor promises; OpenAI knows `24h`."""
+    poll_s: float = Field(default=60, gt=0)
+    """Seconds between two looks at the running batches."""
+    max_requests: int = Field(default=50_000, ge=1)
+    """Most calls in a batch."""
+    max_bytes: int = Field(default=200_000_000, ge=1)
+    """Largest input file, bytes."""
 
 
 class EndpointConfig(Frozen):
@@ -112,10 +132,11 @@ class EndpointConfig(Frozen):
 
     def price_of(self, options: "ModelConfig") -> Price | None:
         """What a model costs here: its own `price`, else the shipped table's where this is the vendor's endpoint."""
-        if options.price is not None:
-            return options.price
-        row = prices.listed(self.base_url, options.model)
-        return row and Price(input=row.input, output=row.output, cached_input=row.cached_input)
+        price = options.price
+        if price is None and (row := prices.listed(self.base_url, options.model)):
+            batch = 1.0 if row.batch is None else row.batch
+            price = Price(input=row.input, output=row.output, cached_input=row.cached_input, batch=batch)
+        return price if price is None or options.batch is None else price.by_batch()
 
 
 class ModelConfig(Frozen):
@@ -133,6 +154,13 @@ class ModelConfig(Frozen):
     """US$ per million tokens; needed under a budget, unless the shipped table lists the vendor's model."""
     max_tokens: int = Field(default=512, ge=1)
     """Longest answer, tokens."""
+    batch: BatchConfig | None = None
+    """Calls go by the endpoint's batch API; a bare `true` is enough."""
+
+    @field_validator("batch", mode="before")
+    @classmethod
+    def _bare_batch(cls, value: object) -> object:
+        return {} if value is True else None if value is False else value
 
     @property
     def label(self) -> str:
@@ -143,6 +171,8 @@ class ModelConfig(Frozen):
     def _one_place(self) -> "ModelConfig":
         if (self.endpoint is None) == (self.engine is None):
             raise ValueError("needs exactly one of `endpoint` and `engine`")
+        if self.batch is not None and self.endpoint is None:
+            raise ValueError("`batch` is an endpoint's API and needs `endpoint`; in this process use `vllm_batch`")
         return self
 
 

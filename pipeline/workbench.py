@@ -150,13 +150,13 @@ class Workbench:
 
         Shards go judge by judge, so a GPU that holds the larger of two models is large enough.
         """
-        place = {"model", "endpoint", "engine", "engine_args", "price"}
+        place = {"model", "endpoint", "engine", "engine_args", "price", "batch"}
         key = options.model_dump_json(include=place)
         with self._lock:
             if key not in self._engines:
                 if options.endpoint is None:
                     self.close_engines()
-                kind = "endpoint" if options.engine is None else options.engine
+                kind = options.engine or ("endpoint" if options.batch is None else "batch")
                 made = discovery.find("pipeline.engines", kind, "{Kind}Engine", self.base)
                 self._engines[key] = made(options, self)
             return self._engines[key]
