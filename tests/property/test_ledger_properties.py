@@ -137,7 +137,7 @@ def world(place: Path | str) -> Iterator[World]:
             one.close()
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(steps, min_size=10, max_size=30))
 def test_nothing_is_lost_and_nothing_is_paid_twice(ledger_place: Path | str, done: list[tuple[object, ...]]) -> None:
     with world(ledger_place) as made:
