@@ -59,6 +59,11 @@ class PairwiseJudge:
         max_attempts: int = Field(default=1, ge=1)
         """How often an unreadable answer may be asked for, each paid for."""
 
+        @property
+        def asked_by_order(self) -> bool:
+            """Every order is a call."""
+            return True
+
         def files(self, base: Path) -> list[Path]:
             """The rubric's file."""
             return [framing.rubric_file(self.rubric, base)]

@@ -228,6 +228,11 @@ class JudgeConfig(Frozen):
         """Whether the judge learns from the `fit` labels."""
         return False
 
+    @property
+    def asked_by_order(self) -> bool:
+        """Whether each order of each pair is a call of its own, so that an adaptive panel can leave it out."""
+        return False
+
     def files(self, base: Path) -> list[Path]:
         """Files of the user's that decide what the judge says: a change of them is a change of the judge."""
         return [base / self.kind.rpartition(":")[0]] if ":" in self.kind else []
@@ -460,6 +465,17 @@ class Config(Frozen):
     @classmethod
     def _bare_push(cls, value: object) -> object:
         return {"repo": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _orders_can_be_chosen(self) -> "Config":
+        for at, judge in enumerate(self.judges):
+            if self.panel.mode == "adaptive" and getattr(judge, "order", None) == "random":
+                raise _fault(
+                    ("judges", at, "order"),
+                    f"judge {judge.name!r} has order 'random', and an adaptive panel chooses the orders itself; "
+                    "allowed with `panel.mode: adaptive`: both, ab, ba",
+                )
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
