@@ -557,7 +557,7 @@ class _Planner:
             return 0.0
         if options.endpoint is None:
             return calls * seen.wall / seen.calls / SECONDS_AN_HOUR if seen.wall else None
-        if not seen.timed:
+        if not seen.timed or options.batch is not None:
             return None
         endpoint = self._endpoint(options)
         at_once = min(endpoint.concurrency, max(calls, 1))
@@ -604,6 +604,8 @@ class _Planner:
                 f"assumed: answers of {lengths} (text), or as long as max_tokens allows, and no two answers alike; "
                 "plan again once some calls are answered"
             )
+        if any(asked.options.batch is not None for asked in self.asked):
+            made.notes.append("calls by a batch API take as long as the vendor likes, a day at most")
         if any(row.hours is None for row in made.rows):
             made.notes.append("hours are not known before some calls have been timed")
         if self.config.panel.mode == "adaptive":

@@ -193,6 +193,15 @@ def test_list_prices_are_named_with_their_dates(tmp_path: Path) -> None:
     assert "gpt-4.1" in "\n".join(made.lines())
 
 
+def test_calls_by_the_batch_api_cost_half(tmp_path: Path) -> None:
+    vendor = {"vendor": {"base_url": "https://api.openai.com/v1"}}
+    judge = {"name": "now", "kind": "pairwise", "endpoint": "vendor", "model": "gpt-4.1"}
+    made = planned(project(tmp_path, endpoints=vendor, judges=[judge, {**judge, "name": "later", "batch": True}]))
+    usd = {row.who: (row.usd, row.usd_most) for row in made.rows}
+    assert usd["later"] == (pytest.approx(usd["now"][0] / 2), pytest.approx(usd["now"][1] / 2))
+    assert any("a day at most" in note for note in made.notes)
+
+
 def test_held_out_prompts_are_counted(tmp_path: Path) -> None:
     """Of 5 held-out prompts: 2 answers and one for the divergence each, and the panel's opinion in both orders."""
     rows = [{"prompt": f"Held {at}"} for at in range(5)]
