@@ -308,6 +308,7 @@ if __name__ == "__main__":
 """
 CURATOR = """
 import json, sys, time
+import tiktoken
 from bespokelabs import curator
 from datasets import Dataset
 
@@ -321,6 +322,14 @@ class Judge(curator.LLM):
 
     def parse(self, row, response):
         return {"verdict": json.loads(response)["verdict"]}
+
+try:
+    tiktoken.get_encoding("cl100k_base")
+except Exception:
+    # No network: its count of tokens, which paces nothing here, is one of bytes.
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    by_bytes = tiktoken.Encoding("bytes", pat_str=r"\\S+|\\s+", mergeable_ranks=ranks, special_tokens={})
+    tiktoken.get_encoding = tiktoken.encoding_for_model = lambda _name: by_bytes
 
 if __name__ == "__main__":
     file, url, in_flight = sys.argv[1], sys.argv[2], int(sys.argv[3])
@@ -344,8 +353,8 @@ if __name__ == "__main__":
     print(json.dumps([seconds, len(made)]))
 """
 PEERS = {
-    "distilabel 1.5.3": ("distilabel", "distilabel[openai]==1.5.3", DISTILABEL),
-    "bespokelabs-curator 0.1.31": ("curator", "bespokelabs-curator==0.1.31", CURATOR),
+    "distilabel 1.5.3": ("distilabel", ("distilabel[openai]==1.5.3", "requests"), DISTILABEL),
+    "bespokelabs-curator 0.1.31": ("curator", ("bespokelabs-curator==0.1.31",), CURATOR),
 }
 QUIET = {
     "OPENAI_API_KEY": "none",
@@ -367,12 +376,12 @@ def peer(name: str, items: Sequence[Any], url: str, in_flight: int, environments
     Raises:
         subprocess.CalledProcessError: it cannot be installed, or failed.
     """
-    short, requirement, script = PEERS[name]
+    short, requirements, script = PEERS[name]
     place = environments / short
     python = place / "bin" / "python"
     if not (place / "installed").is_file():
         subprocess.run([sys.executable, "-m", "venv", "--clear", place], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", requirement], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *requirements], check=True)
         (place / "installed").touch()
     # Both orders, as the judge asks: two rows a pair.
     rows = [
