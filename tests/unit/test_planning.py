@@ -198,7 +198,8 @@ def test_calls_by_the_batch_api_cost_half(tmp_path: Path) -> None:
     judge = {"name": "now", "kind": "pairwise", "endpoint": "vendor", "model": "gpt-4.1"}
     made = planned(project(tmp_path, endpoints=vendor, judges=[judge, {**judge, "name": "later", "batch": True}]))
     usd = {row.who: (row.usd, row.usd_most) for row in made.rows}
-    assert usd["later"] == (pytest.approx(usd["now"][0] / 2), pytest.approx(usd["now"][1] / 2))
+    # The worst case counts bytes, and a judge's seeds have a digit more or less.
+    assert usd["later"] == pytest.approx((usd["now"][0] / 2, usd["now"][1] / 2), rel=1e-3)
     assert any("a day at most" in note for note in made.notes)
 
 
