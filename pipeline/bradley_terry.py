@@ -68,11 +68,11 @@ def scores(a: Integers, b: Integers, p: Array, prompt: Integers, ridge: float = 
     place[by_prompt] = np.arange(answers) - np.repeat(first, sizes)
     for size in np.unique(sizes).tolist():
         alike = np.flatnonzero(sizes == size)
-        # Pairs of prompts of this size, by prompt, so that each batch of prompts is a slice.
+        # Where each prompt stands among those of this size.
         rank = np.full(len(sizes), -1)
         rank[alike] = np.arange(len(alike))
         of_pair = rank[group[a]]
-        pairs = np.argsort(of_pair, kind="stable")[int((of_pair < 0).sum()) :]
+        pairs = np.flatnonzero(of_pair >= 0)
         cell = (of_pair[pairs] * size + place[a[pairs]]) * size + place[b[pairs]]
         mirrored = (of_pair[pairs] * size + place[b[pairs]]) * size + place[a[pairs]]
         cells = len(alike) * size**2

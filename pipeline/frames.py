@@ -9,6 +9,7 @@ import polars as pl
 
 SHARD_PROMPTS = 128
 """Prompts in a shard, about."""
+MANY = 16
 GOLD = "gold"
 """The annotator that stands for a known answer, and the queue such labels are in."""
 
@@ -77,8 +78,21 @@ def lengths(samples: pl.DataFrame | pl.LazyFrame) -> pl.DataFrame:
     return found if found["sample_id"].n_unique() == found.height else found.unique("sample_id", maintain_order=True)
 
 
+def numbered(ids: pl.Series) -> npt.NDArray[np.int64]:
+    """A number for each of *ids*, the same for equal ones: 0 for the first, 1 for the next that differs, ..."""
+    return positions(ids, ids.unique(maintain_order=True))
+
+
 def positions(wanted: pl.Series, known: pl.Series) -> npt.NDArray[np.int64]:
     """Position in *known*, whose values are unique, of each of *wanted*; -1 where there is none."""
-    numbered = pl.DataFrame({"id": known, "at": np.arange(len(known))})
-    joined = pl.DataFrame({"id": wanted}).join(numbered, on="id", how="left", maintain_order="left")
+    if len(wanted) == len(known) and (wanted == known).all():
+        return np.arange(len(known))
+    places = np.arange(len(known))
+    if len(wanted) < len(known) // MANY:
+        # To look through all for a few is quicker than to index all.
+        places = np.flatnonzero(known.is_in(wanted.unique().implode()).to_numpy())
+        known = known.gather(places)
+    joined = pl.DataFrame({"id": wanted}).join(
+        pl.DataFrame({"id": known, "at": places}), on="id", how="left", maintain_order="left"
+    )
     return joined["at"].fill_null(-1).to_numpy()

@@ -335,5 +335,7 @@ def frame(name: str, rows: list[dict[str, object]] | pl.DataFrame) -> pl.DataFra
         made = pl.DataFrame(rows, schema=types)
     key = schema.primary_key()
     # Most rows come sorted, and to see that is far cheaper than to sort them once more.
+    while len(key) > 1 and made.height and (made[key[0]] == made[key[0]][0]).all():
+        key = key[1:]
     in_order = len(key) == 1 and made[key[0]].is_sorted()
     return made if in_order else made.sort(key)

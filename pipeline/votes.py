@@ -14,12 +14,13 @@ import numpy.typing as npt
 import polars as pl
 
 from pipeline import schemas
-from pipeline.frames import lengths, positions
+from pipeline.frames import lengths, numbered, positions
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 Rows = pl.DataFrame | pl.LazyFrame
+ORDERS = ("ab", "ba")
 MARGIN_DIGITS = 12
 """Margins are rounded, so that a pair and its mirror image have one margin and no threshold falls between them."""
 
@@ -127,23 +128,21 @@ def votes_of(judgments: Rows, pairs: Rows, samples: Rows) -> Votes:
     are pairs one of whose answers is not in *samples*.
     """
     table = _with_lengths(pairs, samples)
-    opinions = judgments.lazy().select("pair_id", "judge", pl.col("order").cast(pl.String) == "ab", "preference")
+    opinions = judgments.lazy().select("pair_id", "judge", pl.col("order").cast(pl.Enum(ORDERS)), "preference")
     failed = pl.col("preference").is_null().sum().alias("failed")
     made = opinions.group_by("judge").agg(pl.len().alias("made"), failed).sort("judge").collect(engine="streaming")
-    column_of = {judge: column for column, judge in enumerate(made["judge"])}
-    column = pl.col("judge").replace_strict(column_of, return_dtype=pl.Int64)
-    found = opinions.with_columns(column).collect(engine="streaming")
+    found = opinions.with_columns(
+        pl.col("judge").cast(pl.Enum(made["judge"])).to_physical(), pl.col("order").to_physical()
+    ).collect(engine="streaming")
     row = _rows_of_runs(found["pair_id"], table["pair_id"])
-    shape = (table.height, made.height)
-    # NaN stands for a failed judgment as for one that was never made: neither is a vote.
-    vote = 2 * found["preference"].cast(pl.Float64).fill_null(np.nan).to_numpy() - 1
-    ab, ba = np.full(shape, np.nan), np.full(shape, np.nan)
-    ab_first, judge = found["order"].to_numpy(), found["judge"].to_numpy()
-    for matrix, shown in ((ab, ab_first & (row >= 0)), (ba, ~ab_first & (row >= 0))):
-        matrix[row[shown], judge[shown]] = vote[shown]
-    judges = made.filter(pl.col("failed") < pl.col("made"))["judge"].to_list()
-    answering = [column_of[judge] for judge in judges]
-    ab, ba = ab[:, answering], ba[:, answering]
+    # One cell for each pair, order and judge. NaN stands for a failed judgment as for one that was never made: neither
+    # is a vote. What belongs to no pair goes to a row that is cut off.
+    cells = np.full((table.height + 1, len(ORDERS), made.height), np.nan)
+    place = (row * len(ORDERS) + found["order"].to_numpy()) * made.height + found["judge"].to_numpy()
+    cells.reshape(-1)[place] = 2 * found["preference"].cast(pl.Float64).fill_null(np.nan).to_numpy() - 1
+    answered = (made["failed"] < made["made"]).to_numpy()
+    judges = made["judge"].filter(pl.Series(answered)).to_list()
+    ab, ba = (cells[:-1, order][:, answered] for order in range(len(ORDERS)))
     return Votes(
         pair_ids=table["pair_id"],
         prompts=table["prompt"].to_numpy(),
@@ -152,7 +151,7 @@ def votes_of(judgments: Rows, pairs: Rows, samples: Rows) -> Votes:
         ab=ab,
         ba=ba,
         length=table["length"].to_numpy(),
-        calls=np.bincount(row[row >= 0], minlength=table.height),
+        calls=np.bincount(row, minlength=table.height + 1)[:-1],
         consistency=swap_consistency(judges, ab, ba),
         judgments=dict(made.select("judge", "made").iter_rows()),
         failures=dict(made.select("judge", "failed").iter_rows()),
@@ -212,9 +211,10 @@ def _with_lengths(pairs: Rows, samples: Rows) -> pl.DataFrame:
         at = positions(table[f"sample_{side}"], told["sample_id"])
         longer = np.append(told["length"].to_numpy(), -1)[at]
         table = table.with_columns(pl.Series(f"length_{side}", longer), pl.Series(f"answer_{side}", at))
+    table = table.with_columns(pl.Series("prompt", numbered(table["prompt_id"])))
     return table.filter(pl.col("length_a") >= 0, pl.col("length_b") >= 0).select(
         "pair_id",
-        pl.col("prompt_id").rank("dense").cast(pl.Int64).alias("prompt"),
+        "prompt",
         "answer_a",
         "answer_b",
         ((1 + pl.col("length_a")) / (1 + pl.col("length_b"))).log().alias("length"),
@@ -222,11 +222,15 @@ def _with_lengths(pairs: Rows, samples: Rows) -> pl.DataFrame:
 
 
 def _rows_of_runs(ids: pl.Series, known: pl.Series) -> Integers:
-    """Like :func:`positions`, one look-up a run: in parts sorted by pair, most *ids* repeat the one before."""
+    """Position in *known* of each of *ids*, one past the end where it has none; one look-up a run.
+
+    In parts sorted by pair most ids repeat the one before.
+    """
     frame = pl.DataFrame({"id": ids})
     starts = frame.select(pl.col("id").ne_missing(pl.col("id").shift(1))).to_series().to_numpy()
     heads = positions(ids.filter(pl.Series(starts)), known)
-    return heads[np.cumsum(starts) - 1] if len(ids) else heads
+    heads = np.where(heads < 0, len(known), heads)
+    return heads[np.cumsum(starts, dtype=np.int32) - 1] if len(ids) else heads
 
 
 def _named(present: Mask, judges: Sequence[str]) -> pl.Series:

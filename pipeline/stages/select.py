@@ -9,8 +9,8 @@ rule before it looks at verdicts and texts alone, so a higher threshold keeps a 
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ import polars as pl
 from pipeline import bradley_terry, ids, texts
 from pipeline.config import Config, SelectConfig
 from pipeline.errors import ConfigError, StageError
-from pipeline.frames import lengths, positions
+from pipeline.frames import lengths, numbered, positions
 from pipeline.runner import Result, Shard, Stage
 from pipeline.workbench import Workbench
 
@@ -61,59 +61,58 @@ def decide(
 
 
 def scores(compared: pl.DataFrame, decide_by: str) -> pl.DataFrame:
-    """Bradley-Terry scores of the answers that were compared.
+    """The frame ``scores`` of the answers that were compared, and the numbers ``answer`` and ``prompt``.
 
     Args:
         compared: what :func:`_compared` gives.
         decide_by: ``p_a`` or ``p_a_lc``: the outcome of a comparison.
-
-    Returns:
-        ``answer`` and ``prompt`` (numbers), ``sample_id``, ``prompt_id``, ``score``, ``se``, ``n``, by ``answer``.
     """
-    sides = [
-        compared.select(pl.col(side).alias("answer"), pl.col(name).alias("sample_id"), "prompt_id")
-        for side, name in (("a", "sample_a"), ("b", "sample_b"))
-    ]
-    answers = pl.concat(sides).unique("answer", keep="any").sort("answer")
-    answers = answers.with_columns(pl.col("prompt_id").rank("dense").cast(pl.Int64).alias("prompt"))
-    row_of = _by_number(answers["answer"], np.arange(answers.height))
-    found = bradley_terry.scores(
-        row_of[compared["a"].to_numpy()],
-        row_of[compared["b"].to_numpy()],
-        compared[decide_by].to_numpy(),
-        answers["prompt"].to_numpy(),
+    sides = compared["a"].to_numpy(), compared["b"].to_numpy()
+    count = 1 + int(max(side.max(initial=-1) for side in sides))
+    # The last comparison that an answer is in, and its side there: where its id and its prompt are found.
+    seen = np.full(count, -1)
+    for at, side in enumerate(sides):
+        seen[side] = 2 * np.arange(len(side)) + at
+    answer = np.flatnonzero(seen >= 0)
+    row, is_b = seen[answer] // 2, seen[answer] % 2 == 1
+    number = np.full(count, -1)
+    number[answer] = np.arange(len(answer))
+    prompt = compared["prompt"].to_numpy()[row]
+    found = bradley_terry.scores(number[sides[0]], number[sides[1]], compared[decide_by].to_numpy(), prompt)
+    mine = compared.select("prompt_id", "sample_a", "sample_b")[row]
+    return mine.select(
+        pl.Series("answer", answer),
+        pl.Series("prompt", prompt),
+        pl.when(pl.Series(is_b)).then("sample_b").otherwise("sample_a").alias("sample_id"),
+        "prompt_id",
+        pl.Series("score", found.score),
+        pl.Series("se", found.se),
+        pl.Series("n", found.n),
     )
-    return answers.with_columns(score=found.score, se=found.se, n=found.n)
-
-
-def _by_number(numbers: pl.Series, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """An array that holds each of *values* at the place its number names."""
-    table = np.zeros(int(numbers.to_numpy().max(initial=-1)) + 1, values.dtype)
-    table[numbers.to_numpy()] = values
-    return table
 
 
 def _compared(verdicts: pl.DataFrame, pairs: pl.DataFrame, samples: Rows, decide_by: str) -> pl.DataFrame:
-    """Verdicts with ids, ``chosen_id``, ``rejected_id``, the answers' numbers ``a`` and ``b`` and their lengths."""
-    told = lengths(samples)
-    table = verdicts.join(
-        pairs.select("pair_id", "prompt_id", "sample_a", "sample_b"), on="pair_id", how="left", maintain_order="left"
-    )
-    length = np.append(told["length"].to_numpy(), 0)
-    for side in ("a", "b"):
-        number = positions(table[f"sample_{side}"], told["sample_id"])
-        table = table.with_columns(pl.Series(side, number), pl.Series(f"length_{side}", length[number]))
-    missing = table.filter((pl.col("a") < 0) | (pl.col("b") < 0))
-    if missing.height:
+    """Verdicts by ``pair_id`` with ids, ``chosen_id``, ``rejected_id`` and the numbers ``prompt``, ``a`` and ``b``."""
+    at = positions(verdicts["pair_id"], pairs["pair_id"])
+    ends = pairs.select("prompt_id", "sample_a", "sample_b")
+    known = samples.lazy().select("sample_id").collect(engine="streaming")["sample_id"]
+    known = known if known.n_unique() == len(known) else known.unique(maintain_order=True)
+    table = verdicts.hstack(ends[np.maximum(at, 0)]) if pairs.height else verdicts.head(0).hstack(ends.head(0))
+    both = positions(pl.concat([table["sample_a"], table["sample_b"]]), known).reshape(2, -1)
+    missing = int(((at < 0) | (both < 0).any(axis=0)).sum()) if pairs.height else verdicts.height
+    if missing:
         raise StageError(
-            f"{missing.height} verdicts have a pair or an answer that is not there ({missing['pair_id'][0]}, ...); run "
-            "the stages from `pair` on again"
+            f"{missing} verdicts have a pair or an answer that is not there; run the stages from `pair` on again"
         )
     a_wins = pl.col(decide_by) > 1 / 2
-    return table.with_columns(
+    table = table.with_columns(
+        pl.Series("prompt", numbered(table["prompt_id"])),
+        pl.Series("a", both[0]),
+        pl.Series("b", both[1]),
         pl.when(a_wins).then("sample_a").otherwise("sample_b").alias("chosen_id"),
         pl.when(a_wins).then("sample_b").otherwise("sample_a").alias("rejected_id"),
-    ).sort("pair_id")
+    )
+    return table if table["pair_id"].is_sorted() else table.sort("pair_id")
 
 
 def _decided(
@@ -126,20 +125,28 @@ def _decided(
     prompts: Rows | None,
     seed: int,
 ) -> pl.DataFrame:
-    taken = pl.lit(value=True) if rule.strategy == "all" else pl.Series(_taken(compared, scored, rule, decide_by, seed))
-    longer, shorter = pl.max_horizontal("length_a", "length_b"), pl.min_horizontal("length_a", "length_b")
-    early = [
-        pl.when(pl.col(decide_by) == 1 / 2).then(pl.lit("tie")),
-        pl.when(~taken).then(pl.lit("not_selected")),
-        pl.when(longer / shorter > (rule.max_length_ratio or math.inf)).then(pl.lit("length_ratio")),
-    ]
+    early = [pl.when(pl.col(decide_by) == 1 / 2).then(pl.lit("tie"))]
+    if rule.strategy != "all":
+        taken = _taken(compared, scored, rule, decide_by, seed)
+        early.append(pl.when(~pl.Series(taken)).then(pl.lit("not_selected")))
+    if rule.max_length_ratio is not None:
+        ratio = _length_ratio(compared, samples)
+        early.append(pl.when(pl.Series(ratio > rule.max_length_ratio)).then(pl.lit("length_ratio")))
     table = compared.with_columns(pl.coalesce(early).alias("reason"))
     table = _by_text(table, samples, rule, prompts)
     table = _first_reason(table, pl.when(pl.col("margin") < rule.min_margin).then(pl.lit("low_margin")))
     if rule.top_fraction is not None:
         table = _first_reason(table, pl.when(~_top(table, rule.top_fraction)).then(pl.lit("below_top")))
     table = _first_reason(table, pl.when(pl.col("margin") < (threshold or 0.0)).then(pl.lit("below_gate")))
-    return table.drop("a", "b", "length_a", "length_b")
+    return table.drop("prompt", "a", "b")
+
+
+def _length_ratio(compared: pl.DataFrame, samples: Rows) -> npt.NDArray[np.float64]:
+    """Characters of the longer over those of the shorter answer of each row."""
+    told = lengths(samples)
+    sides = (told["length"].to_numpy()[positions(compared[f"sample_{side}"], told["sample_id"])] for side in "ab")
+    one, other = sides
+    return np.maximum(one, other) / np.minimum(one, other)
 
 
 def _first_reason(table: pl.DataFrame, reason: pl.Expr) -> pl.DataFrame:
@@ -155,37 +162,53 @@ def _taken(
     taken; so where the pair that the strategy is after was not compared, or its verdict says the opposite, the next
     best takes its place.
     """
-    score = _by_number(scored["answer"], scored["score"].round(SCORE_DIGITS).to_numpy())
-    prompt = _by_number(scored["answer"], scored["prompt"].to_numpy())[compared["a"].to_numpy()]
-    p = compared[decide_by].to_numpy()
+    score = _by_number(scored["answer"], scored["score"].round(SCORE_DIGITS))
+    prompt, p = compared["prompt"].to_numpy(), compared[decide_by].to_numpy()
     a, b = compared["a"].to_numpy(), compared["b"].to_numpy()
     chosen, rejected = score[np.where(p > 1 / 2, a, b)], score[np.where(p > 1 / 2, b, a)]
     margin = compared["margin"].to_numpy()
     if rule.strategy == "best_vs_random":
-        keys = (_draws(compared["pair_id"], seed), -chosen)
+        keys = (-chosen, _draws(compared["pair_id"], seed))
     elif rule.strategy == "best_vs_mu_minus_2sigma":
         about = scored.group_by("prompt").agg((pl.col("score").mean() - 2 * pl.col("score").std(ddof=0)).alias("at"))
-        off = np.abs(rejected - _by_number(about["prompt"], about["at"].to_numpy())[prompt]).round(SCORE_DIGITS)
-        keys = (-margin, off, -chosen)
+        off = np.abs(rejected - _by_number(about["prompt"], about["at"])[prompt]).round(SCORE_DIGITS)
+        keys = (-chosen, off, -margin)
     else:
-        keys = (-margin, (rejected - chosen).round(SCORE_DIGITS))
-    # The rows are sorted by pair_id and the sort is stable, so what is equal goes by pair_id.
-    order = np.lexsort((*keys, prompt))
-    order = order[p[order] != 1 / 2]
-    first = np.ones(len(order), bool)
-    first[1:] = prompt[order][1:] != prompt[order][:-1]
-    taken = np.zeros(len(p), bool)
-    taken[order[first]] = True
+        keys = ((rejected - chosen).round(SCORE_DIGITS), -margin)
+    return _least(prompt, p != 1 / 2, keys)
+
+
+def _least(
+    group: npt.NDArray[np.int64], allowed: npt.NDArray[np.bool_], keys: Sequence[npt.NDArray[np.float64]]
+) -> npt.NDArray[np.bool_]:
+    """Whether each row is the one of its *group* that is allowed and least by the keys in turn, then by place."""
+    order = np.argsort(group, kind="stable")
+    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
+    sizes = np.diff(starts, append=len(order))
+    alive = allowed[order]
+    for key in (*(key[order] for key in keys), np.arange(len(order), dtype=np.float64)):
+        value = np.where(alive, key, np.inf)
+        least = np.minimum.reduceat(value, starts) if len(starts) else value
+        alive &= value == np.repeat(least, sizes)
+    taken = np.zeros(len(order), bool)
+    taken[order] = alive
     return taken
 
 
-def _draws(pair_ids: pl.Series, seed: int) -> npt.NDArray[np.uint64]:
-    """A random number of each pair that hangs on its id and *seed* alone (splitmix64; Steele, Lea & Flood 2014)."""
+def _by_number(numbers: pl.Series, values: pl.Series) -> npt.NDArray[np.float64]:
+    """An array that holds each of *values* at the place that its number names."""
+    table = np.zeros(int(numbers.to_numpy().max(initial=-1)) + 1)
+    table[numbers.to_numpy()] = values.to_numpy()
+    return table
+
+
+def _draws(pair_ids: pl.Series, seed: int) -> npt.NDArray[np.float64]:
+    """In [0, 1) for each pair, hanging on its id and *seed* alone (splitmix64; Steele, Lea & Flood 2014)."""
     start = ids.seed_from(seed, "best_vs_random")
     z = pair_ids.str.slice(0, 16).str.to_integer(base=16, dtype=pl.UInt64).to_numpy() + np.uint64(start)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         z = (z ^ (z >> np.uint64(shift))) * np.uint64(factor)
-    return z ^ (z >> np.uint64(31))
+    return (z ^ (z >> np.uint64(31))) / 2.0**64
 
 
 def _by_text(table: pl.DataFrame, samples: Rows, rule: SelectConfig, prompts: Rows | None) -> pl.DataFrame:
