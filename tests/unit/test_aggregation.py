@@ -10,7 +10,10 @@ import pytest
 from pipeline.aggregation.base import mean_vote
 from pipeline.aggregation.calibrated import CalibratedAggregation, fit, fit_logistic
 from pipeline.aggregation.consistency import ConsistencyAggregation
+from pipeline.aggregation.dawid_skene import DawidSkeneAggregation
+from pipeline.aggregation.glad import GladAggregation
 from pipeline.aggregation.majority import MajorityAggregation
+from pipeline.aggregation.one_coin import OneCoinAggregation
 from pipeline.config import Config
 from pipeline.errors import StageError
 from pipeline.runner import run_stage
@@ -177,3 +180,29 @@ def test_no_readable_judgment_says_why(tmp_path: Path) -> None:
     nothing = {key: made[key] for key in ("prompts", "samples", "pairs")}
     with bench(tmp_path / "none", nothing) as run, pytest.raises(StageError, match="there are no judgments"):
         run_stage(run, "aggregate")
+
+
+@pytest.mark.parametrize("kind", [DawidSkeneAggregation, OneCoinAggregation, GladAggregation])
+def test_classical_models_find_who_is_right_and_know_no_names(kind: type[DawidSkeneAggregation]) -> None:
+    random = np.random.default_rng(6)
+    truth = random.choice([-1.0, 1.0], 120)
+    panel = np.column_stack([np.where(random.random(120) < share, -truth, truth) for share in (0.1, 0.15, 0.45)])
+    panel[0] = NAN
+    panel[1] = [0.0, 0.0, 0.0]
+    given = votes(panel.tolist())
+    fitted = kind().fit_predict(given, {})
+    # nobody took a side: nothing is known
+    assert fitted.p_a[:2].tolist() == [0.5, 0.5]
+    assert (np.sign(fitted.p_a - 0.5) == truth)[2:].mean() > 0.85
+    assert kind().fit_predict(given.swapped(), {}).p_a == pytest.approx(1 - fitted.p_a, abs=1e-9)
+
+
+def test_the_skill_of_a_coin_is_its_accuracy() -> None:
+    # One-coin EM against its own fixed point: a judge's skill is the mean posterior of the side it took.
+    random = np.random.default_rng(7)
+    truth = random.choice([-1.0, 1.0], 300)
+    panel = np.column_stack([np.where(random.random(300) < share, -truth, truth) for share in (0.1, 0.2, 0.4)])
+    fitted = OneCoinAggregation().fit_predict(votes(panel.tolist()), {})
+    for column, judge in enumerate(("x", "y", "z")):
+        side = np.where(panel[:, column] > 0, fitted.p_a, 1 - fitted.p_a)
+        assert fitted.weights[judge] == pytest.approx(side.mean(), abs=0.01)

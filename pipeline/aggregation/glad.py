@@ -1,0 +1,26 @@
+"""GLAD (Whitehill et al. 2009): every judge has an ability, every pair a difficulty, by EM. Pure. Needs no labels.
+
+Through crowd-kit (pipeline/crowd.py). Judges that share a bias look alike and EM converges on what they share, so this
+is for comparison: the result is not validated against people.
+"""
+
+from collections.abc import Mapping
+
+from pipeline.aggregation.base import Fitted
+from pipeline.config import AggregateConfig
+from pipeline.crowd import crowd_kit, fitted
+from pipeline.votes import Votes
+
+
+class GladAggregation:
+    """p_a = posterior of the label a."""
+
+    needs_labels = False
+
+    def __init__(self, options: AggregateConfig | None = None) -> None:
+        del options
+
+    def fit_predict(self, votes: Votes, labelled: Mapping[str, float]) -> Fitted:
+        """See Aggregation; labels are not looked at."""
+        del labelled
+        return fitted(crowd_kit().GLAD(n_iter=100, silent=True), votes, "alphas_")
