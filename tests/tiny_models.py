@@ -34,38 +34,38 @@ def tiny_tokenizer() -> Any:
     return fast
 
 
-def tiny_model(folder: Path, seed: int = 0) -> str:
-    """Write model and tokenizer to *folder*; returns its path as a model's name."""
+def tiny_model(folder: Path, seed: int = 0, **config: Any) -> str:
+    """Write model and tokenizer to *folder*; returns its path as a model's name. *config* replaces what is below."""
     tokenizer = tiny_tokenizer()
     torch.manual_seed(seed)
-    return _saved(transformers.LlamaForCausalLM(_config(tokenizer)), tokenizer, folder)
+    return _saved(transformers.LlamaForCausalLM(_config(tokenizer, **config)), tokenizer, folder)
 
 
-def tiny_reward_model(folder: Path, seed: int = 0) -> str:
+def tiny_reward_model(folder: Path, seed: int = 0, **config: Any) -> str:
     """The same with a random reward head of one output, large enough to tell answers apart."""
     tokenizer = tiny_tokenizer()
     torch.manual_seed(seed)
     # vLLM's CPU build has no attention for heads of 16.
-    model: Any = transformers.LlamaForSequenceClassification(_config(tokenizer, num_labels=1, head_dim=64))
+    model: Any = transformers.LlamaForSequenceClassification(_config(tokenizer, num_labels=1, head_dim=64, **config))
     torch.nn.init.normal_(model.score.weight)
     return _saved(model, tokenizer, folder)
 
 
 def _config(tokenizer: Any, **more: Any) -> transformers.LlamaConfig:
-    return transformers.LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-        **more,
-    )
+    settings = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": True,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": None,
+    }
+    return transformers.LlamaConfig(**{**settings, **more})
 
 
 def _saved(model: Any, tokenizer: Any, folder: Path) -> str:

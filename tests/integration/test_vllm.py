@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from pipeline.engines.vllm import VllmEngine
 from pipeline.errors import ConfigError
 from pipeline.runner import run_stage
 from pipeline.workbench import Workbench
+from tests.tiny_models import tiny_model, tiny_reward_model
 
 DATA = Path(__file__).parents[2] / "data"
 STUDENT, JUDGE = DATA / "models" / "student", DATA / "models" / "judge"
@@ -212,16 +214,16 @@ def test_a_folder_without_a_model_or_adapter_is_a_wrong_config(tmp_path: Path) -
 # --- the judge behind a server
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The tiny judge behind vLLM's OpenAI-compatible server; gives its base URL."""
+@contextmanager
+def serving(folder: Path, model: str, *arguments: str) -> Iterator[str]:
+    """*model*, called "judge", behind vLLM's OpenAI-compatible server that logs in *folder*; gives its base URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    log = tmp_path_factory.mktemp("server") / "log.txt"
+    log = folder / "log.txt"
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-    command += ["--model", str(JUDGE), "--served-model-name", "judge", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--dtype", "float32", "--max-model-len", "1024", "--enforce-eager", "--gpu-memory-utilization", "0.3"]
+    command += ["--model", model, "--served-model-name", "judge", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--dtype", "float32", "--enforce-eager", "--gpu-memory-utilization", "0.3", *arguments]
     with log.open("w") as output:
         started = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
@@ -240,6 +242,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             os.killpg(started.pid, signal.SIGKILL)
             started.wait()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The tiny judge behind a server."""
+    with serving(tmp_path_factory.mktemp("server"), str(JUDGE), "--max-model-len", "1024") as url:
+        yield url
 
 
 def answers(url: str) -> bool:
@@ -286,3 +295,84 @@ def test_the_served_judge_gives_the_probabilities_of_the_local_one(server: str, 
     assert [one.error for one in served] == [None] * 2 * len(COMPARISONS)
     assert [(one.pair_id, one.order) for one in served] == [(one.pair_id, one.order) for one in local]
     assert [one.preference for one in served] == pytest.approx([one.preference for one in local], abs=2e-3)
+
+
+# --- every kind of judge on the same pairs
+
+
+def test_served_judges_reward_models_and_a_verifier_judge_the_same_pairs(server: str, tmp_path: Path) -> None:
+    lines = (DATA / "demo" / "prompts.jsonl").read_text().splitlines()[:4]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(lines))
+    (tmp_path / "rubric.md").write_text("Correct first, then short, then friendly.\n")
+    model = tiny_reward_model(tmp_path / "reward", max_position_embeddings=1024)
+    untrained = tiny_model(tmp_path / "untrained", head_dim=64, max_position_embeddings=2048)
+    served = {"endpoint": "lm", "model": "judge", "rubric": "rubric.md", "verdict": "logprob"}
+    arguments = {"dtype": "float32", "enforce_eager": True, "gpu_memory_utilization": 0.3}
+    with serving(tmp_path, model, "--runner", "pooling", "--max-model-len", "1024") as rewards:
+        settings = {
+            "name": "kinds",
+            "prompts": {"path": "prompts.jsonl"},
+            "generators": [{"engine": "transformers", "model": str(STUDENT), "max_tokens": 64}],
+            "endpoints": {"lm": {"base_url": server}, "rewards": {"base_url": rewards}},
+            "judges": [
+                {"name": "pair", "kind": "pairwise", **served, "rubric": str(DATA / "demo" / "rubric.md")},
+                # An untrained model says every digit as soon as any other token: its expected scores are about 5.
+                {
+                    "name": "point",
+                    "kind": "pointwise",
+                    "engine": "vllm",
+                    "engine_args": {**arguments, "max_model_len": 2048},
+                    "model": untrained,
+                    "rubric": "rubric.md",
+                    "verdict": "logprob",
+                    "scale": 9,
+                },
+                {"name": "reference", "kind": "reference_guided", **served},
+                # Its grammar forces a weak model into the shape; words it may write until it is cut off.
+                {"name": "list", "kind": "listwise", **served, "verdict": "json", "max_tokens": 64},
+                {"name": "plain", "kind": "reward_model", "model": model},
+                {
+                    "name": "pooled",
+                    "kind": "reward_model",
+                    "model": model,
+                    "engine": "vllm",
+                    "engine_args": arguments,
+                },
+                {"name": "remote", "kind": "reward_model", "model": "judge", "endpoint": "rewards"},
+                {"name": "verifier", "kind": "verifier", "program": f"{DATA / 'demo' / 'tasks.py'}:verify"},
+            ],
+        }
+        config = Config.model_validate(settings, context={"base": tmp_path})
+        servers = engine_processes()
+        with Workbench(config, tmp_path / "run", tmp_path) as bench:
+            for stage in ("load", "generate", "pair", "labels", "judge"):
+                run_stage(bench, stage)
+            assert engine_processes() == servers, "the stage's end gives the memory back"
+            frames = {name: bench.folder.read(name) for name in ("pairs", "judgments", "ratings", "calls")}
+    schemas.Judgments.validate(frames["judgments"])
+    schemas.Ratings.validate(frames["ratings"])
+    pairs, judgments = frames["pairs"], frames["judgments"]
+    assert pairs.height > 4
+    orders = {"pair": 2, "reference": 2, "list": 2}
+    for judge in config.judges:
+        rows = judgments.filter(judgments["judge"] == judge.name)
+        assert rows.height == pairs.height * orders.get(judge.name, 1)
+        assert set(rows["pair_id"]) == set(pairs["pair_id"])
+        if judge.name != "list":
+            assert rows["error"].null_count() == rows.height, rows["error"].drop_nulls().to_list()[:3]
+    # The weak model either ranks by the strict shape or fails; the endpoint itself refused nothing.
+    listed = judgments.filter(judgments["judge"] == "list")
+    assert all(error.startswith(("the reply was cut off", "expected ")) for error in listed["error"].drop_nulls())
+    scores = {
+        name: dict(
+            frames["ratings"].filter(frames["ratings"]["judge"] == name).select("sample_id", "score").iter_rows()
+        )
+        for name in ("plain", "pooled", "remote", "point", "verifier")
+    }
+    assert scores["pooled"] == pytest.approx(scores["plain"], abs=1e-3)
+    assert scores["remote"] == pytest.approx(scores["plain"], abs=1e-3)
+    assert all(1 < score < 9 for score in scores["point"].values())
+    assert set(scores["verifier"].values()) <= {0.0, 1.0}
+    counts = dict(frames["calls"].group_by("judge").len().iter_rows())
+    answers_judged = len(scores["plain"])
+    assert (counts["pair"], counts["point"], counts["remote"]) == (pairs.height * 2, answers_judged, answers_judged)
