@@ -57,9 +57,9 @@ class Control:
         return 1 - preference if self.comparison.sample_a == self.sample_id else preference
 
 
-def number(share: float, least: int, pairs: int, prompts: int) -> int:
-    """How many comparisons: *share* of the run's pairs, at least *least*, and a *least* of one a prompt at most."""
-    return min(max(math.ceil(share * pairs), min(least, prompts)), prompts * len(ANSWERS)) if share else 0
+def number(wanted: int, share: float, pairs: int, prompts: int) -> int:
+    """How many comparisons: *wanted*, at most *share* of the run's pairs, and every constant answer once a prompt."""
+    return min(wanted, math.floor(share * pairs), prompts * len(ANSWERS))
 
 
 def drawn(prompts: pl.DataFrame, samples: pl.DataFrame, seed: int, count: int) -> list[Control]:

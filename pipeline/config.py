@@ -304,10 +304,10 @@ that say most per dollar, until the full panel's verdict would hardly change."""
 class ControlsConfig(Frozen):
     """Constant answers that every LM judge compares with real ones, apart from the data; their win rate is reported."""
 
-    share: float = Field(default=0.02, ge=0, le=1)
-    """Comparisons with constant answers, as a share of the run's pairs; 0: none."""
-    least: int = Field(default=40, ge=0)
-    """At least so many where the share is not 0, and never more than one a prompt for their sake."""
+    number: int = Field(default=40, ge=0)
+    """Comparisons with constant answers that each judge makes; 0: none."""
+    share: float = Field(default=0.1, ge=0, le=1)
+    """At most this share of the run's pairs, so that a small run is not judged for its controls."""
 
 
 class AggregateConfig(Frozen):

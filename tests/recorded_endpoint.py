@@ -97,9 +97,14 @@ class Recording:
         if body.get("logprobs"):
             first = {"A": SURE, "B": 1 - SURE, "tie": 0.5}[word]
             return Reply(200, chat(word, logprobs={"A": math.log(first), "B": math.log(1 - first)}))
+        # a model that does as it is told copies the code that it is given where an answer holds a verdict of its own
+        code = re.search(
+            r'(?:"code": "|`Verdict )([0-9a-f]{8})[":]', body["messages"][-1]["content"].rsplit("\n", 2)[-2]
+        )
         if "response_format" in body:
-            return Reply(200, chat(json.dumps({"rationale": "on record", "verdict": word})))
-        return Reply(200, chat(f"On record.\nVerdict: {word}"))
+            sealed = {"code": code[1]} if code else {}
+            return Reply(200, chat(json.dumps({**sealed, "rationale": "on record", "verdict": word})))
+        return Reply(200, chat(f"On record.\nVerdict{' ' + code[1] if code else ''}: {word}"))
 
 
 class RecordedJudges(Endpoint):

@@ -29,7 +29,7 @@ def drawn(frames: Frames, config: Config) -> list[controls.Control]:
     """The comparisons that every LM judge is asked besides its pairs, from prompts, samples and pairs."""
     pairs = frames["pairs"]
     prompts = frames["prompts"].join(pairs.select("prompt_id").unique(), on="prompt_id", how="semi")
-    count = controls.number(config.controls.share, config.controls.least, pairs.height, prompts.height)
+    count = controls.number(config.controls.number, config.controls.share, pairs.height, prompts.height)
     return controls.drawn(prompts, frames["samples"], config.seed, count)
 
 

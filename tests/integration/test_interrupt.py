@@ -37,6 +37,7 @@ prompts: {{path: prompts.jsonl}}
 endpoints: {{local: {{base_url: "{url}", concurrency: {concurrency}}}}}
 generators:
   - {{endpoint: local, model: student, temperatures: [0.3, 1.0], max_tokens: 16, price: {{input: 1, output: 2}}}}
+controls: {{number: 0}}
 judges:
   - {{name: one, kind: pairwise, endpoint: local, model: judge-1, price: {{input: 1, output: 2}}}}
   - {{name: two, kind: pairwise, endpoint: local, model: judge-2, price: {{input: 1, output: 2}}}}

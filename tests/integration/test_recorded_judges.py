@@ -37,6 +37,7 @@ name: llmbar
 endpoints: {{recorded: {{base_url: "{url}", concurrency: 16}}}}
 judges:
 {judges}
+controls: {{number: 0}}
 gate: {{target_agreement: 0.8}}
 select: {{strategy: all}}
 export: [jsonl]
@@ -159,7 +160,7 @@ def test_every_question_was_asked_once(judged: Path, endpoint: RecordedJudges) -
 def test_a_second_run_makes_no_call_even_when_forced(judged: Path, endpoint: RecordedJudges) -> None:
     before, judgments = len(endpoint.log), run_of(judged).read("judgments")
     again = jurybox("run", "c.yaml", "--to", "select", cwd=judged)
-    assert (again.returncode, again.stderr.count("unchanged, skipped")) == (0, 8), again.stderr
+    assert (again.returncode, again.stderr.count("unchanged, skipped")) == (0, 10), again.stderr
     forced = jurybox_here("judge", "c.yaml", "--force", cwd=judged)
     assert (forced.returncode, "skipped" in forced.stdout) == (0, False), forced.stderr
     assert len(endpoint.log) == before

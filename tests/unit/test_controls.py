@@ -19,20 +19,19 @@ WORLD = {f"Question {at}?": [f"answer {at}", f"another answer {at}"] for at in r
 
 
 @pytest.mark.parametrize(
-    ("share", "least", "pairs", "prompts", "expected"),
+    ("wanted", "share", "pairs", "prompts", "expected"),
     [
-        (0.02, 40, 10_000, 2_500, 200),  # 2 % of the pairs
-        (0.02, 40, 1_000, 250, 40),  # 20 would be 2 %; at least 40
-        (0.02, 40, 60, 12, 12),  # the least is no more than one a prompt
-        (0.02, 0, 60, 12, 2),  # 1.2, rounded up
-        (1.0, 40, 600, 12, 72),  # every prompt meets every constant answer once: 12 x 6
-        (0.0, 40, 10_000, 2_500, 0),
-        (0.02, 40, 0, 0, 0),
+        (40, 0.1, 10_000, 2_500, 40),
+        (40, 0.1, 60, 12, 6),  # a tenth of the pairs
+        (40, 0.1, 9, 3, 0),  # .9, rounded down
+        (500, 1.0, 600, 12, 72),  # every prompt meets every constant answer once: 12 x 6
+        (0, 0.1, 10_000, 2_500, 0),
+        (40, 0.1, 0, 0, 0),
     ],
 )
-def test_how_many(share: float, least: int, pairs: int, prompts: int, expected: int) -> None:
+def test_how_many(wanted: int, share: float, pairs: int, prompts: int, expected: int) -> None:
     assert len(controls.ANSWERS) == 6
-    assert controls.number(share, least, pairs, prompts) == expected
+    assert controls.number(wanted, share, pairs, prompts) == expected
 
 
 def test_every_prompt_gets_one_before_any_gets_a_second() -> None:
@@ -133,7 +132,7 @@ def opened(folder: Path, frames: Frames, **config: Any) -> Workbench:
     (folder / "engine.py").write_text(FAKE_ENGINE)
     (folder / "rubric.md").write_text("{prompt} {first} {second}")
     judges = [{**LM, "rubric": "rubric.md"}, {"name": "length", "kind": "length"}]
-    return bench(folder, frames, **{"judges": judges, "seed": 7, **config})
+    return bench(folder, frames, **{"judges": judges, "seed": 7, "controls": {"share": 1}, **config})
 
 
 def test_controls_are_judged_apart_from_the_data(tmp_path: Path) -> None:
@@ -161,15 +160,15 @@ def test_controls_are_judged_apart_from_the_data(tmp_path: Path) -> None:
 
 def test_another_share_or_judge_asks_what_is_new_and_none_asks_nothing(tmp_path: Path) -> None:
     made = world(WORLD)
-    with opened(tmp_path, made, controls={"share": 0}) as run:
+    with opened(tmp_path, made, controls={"number": 0}) as run:
         run_stage(run, "controls")
         assert run.folder.read("controls").is_empty()
     assert requests_of(tmp_path) == []
-    with opened(tmp_path, made, controls={"share": 0.02, "least": 5}) as run:
+    with opened(tmp_path, made, controls={"number": 5, "share": 1}) as run:
         run_stage(run, "controls")
     assert len(requests_of(tmp_path)) == 10
     two = [{**LM, "rubric": "rubric.md"}, {**LM, "rubric": "rubric.md", "name": "lm2", "max_tokens": 9}]
-    with opened(tmp_path, made, controls={"share": 0.02, "least": 5}, judges=two) as run:
+    with opened(tmp_path, made, controls={"number": 5, "share": 1}, judges=two) as run:
         run_stage(run, "controls")
         assert set(run.folder.read("controls")["judge"]) == {"lm", "lm2"}
     assert len(requests_of(tmp_path)) == 20

@@ -31,7 +31,7 @@ def settings() -> Settings:
             {**model, "name": "lm", "kind": "pairwise", "verdict": "text", "rubric": "rubric.md"},
             {"name": "length", "kind": "length"},
         ],
-        "controls": {"share": 0},
+        "controls": {"number": 0},
         "select": {"strategy": "all"},
     }
 
