@@ -386,7 +386,7 @@ class _Planner:
             known = [real, made_up]
         pairs = grown * sum(one.pairs.height * one.weight for one in known)
         prompts = grown * sum(one.paired.height * one.weight for one in known)
-        count = controls.number(settings.share, settings.least, round(pairs), round(prompts))
+        count = controls.number(settings.number, settings.share, round(pairs), round(prompts))
         base = known[-1].paired
         shown = min(count, base.height * len(controls.ANSWERS))
         drawn = controls.drawn(base, known[-1].samples, self.config.seed, shown)
