@@ -8,7 +8,7 @@ judge in several modes are members ``judge:mode`` of the panel; ``--mode`` takes
 
 Protocol. Prompts (``group``) are shuffled; the first k pairs are labelled and fitted, the pairs of all other prompts
 are scored. People's verdict is the majority of their labels, ties dropped; an undecided verdict counts one half. Every
-row of the table is scored on the same splits:
+row of the table is scored on the same splits; no judge is dropped (`labels.judge_floor` plays no part):
 
   majority        mean vote, no labels
   accuracy_k0     weighed by swap consistency, no labels (aggregation/consistency.py)

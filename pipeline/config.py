@@ -260,8 +260,9 @@ class LabelsConfig(Frozen):
     """Share of the labelled prompts that fit weights; the others certify and do nothing else."""
     audit_unit: AuditUnit = "prompt"
     """What the audit queue drew at random: `prompt`s, of which one or more pairs were labelled, or single `pair`s."""
-    judge_floor: float = Field(default=0.5, ge=0, le=1)
-    """A judge that agrees with people less than this on the fit labels leaves the panel."""
+    judge_floor: float = Field(default=0.4, ge=0, le=1)
+    """A judge that agrees with people less than this on the fit labels leaves the panel. A judge near one half still \
+helps: `calibrated` learns what its errors have in common with the others'."""
 
 
 class BudgetConfig(Frozen):
