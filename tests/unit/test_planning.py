@@ -89,11 +89,11 @@ def test_from_the_config_alone_all_answers_differ(tmp_path: Path) -> None:
         "judge twice": (480, 960),
         "judge points": (160, 160),
         "judge list": (80, 80),
-        "controls one": (80, 80),
-        "controls half": (40, 40),
-        "controls twice": (80, 160),
-        "controls points": (80, 80),
-        "controls list": (80, 80),
+        "controls one": (48, 48),
+        "controls half": (24, 24),
+        "controls twice": (48, 96),
+        "controls points": (48, 48),
+        "controls list": (48, 48),
     }
     assert made.total()["usd"] == 0
     assert {row.hours for row in made.rows} == {None}
@@ -113,15 +113,15 @@ def test_a_pilot_finds_the_answers_that_are_alike(tmp_path: Path) -> None:
 
 
 def test_constant_answers_are_counted(tmp_path: Path) -> None:
-    """Of 40 prompts 20 have pairs, 120 of them: 20 comparisons at least, in 2 orders; a share of a half is 60."""
+    """Of 40 prompts 20 have pairs, 120 of them: a tenth are 12 comparisons, in 2 orders; a share of a half is 60."""
     path = project(tmp_path, controls={})
     with opened(path) as bench:
         for stage in ("load", "generate", "pair", "labels", "judge"):
             run_stage(bench, stage)
-        assert calls(plan(bench, 0)) == {"controls one": (40, 40)}
+        assert calls(plan(bench, 0)) == {"controls one": (24, 24)}
         run_stage(bench, "controls")
         assert calls(plan(bench, 0)) == {}
-    project(tmp_path, controls={"share": 0.5})
+    project(tmp_path, controls={"number": 100, "share": 0.5})
     assert calls(planned(path)) == {"controls one": (120, 120)}
 
 
