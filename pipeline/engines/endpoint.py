@@ -13,6 +13,7 @@ import math
 import os
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -138,6 +139,9 @@ class _Run:
         self.engine, self.session, self.desk, self.advance = engine, session, desk, advance
         self.limiter = engine.limiter
         self.feed = enumerate(requests)
+        self.later: deque[tuple[int, Request]] = deque()
+        """Calls that somebody else is making: their turn comes when there is nothing else to do, so that processes
+        that share a ledger share the work."""
         self.again: list[tuple[int, Request]] = []
         """Calls whose claim was taken over while this process seemed dead."""
         self.found: dict[int, Answer] = {}
@@ -166,29 +170,37 @@ class _Run:
             await self.desk.drain()
 
     async def _work(self) -> None:
-        while self.broken is None and (item := self.again.pop() if self.again else next(self.feed, None)) is not None:
+        while self.broken is None and (item := await self._next()) is not None:
             try:
                 await self._answer(self.engine.prepared(*item))
             except BudgetError as spent:
                 # What is in flight is being paid for: it gets its answer, and nothing more goes out.
                 self.broken = self.broken or spent
 
+    async def _next(self) -> tuple[int, Request] | None:
+        if self.again:
+            return self.again.pop()
+        if (item := next(self.feed, None)) is not None or not self.later:
+            return item
+        waiting = self.later.popleft()
+        await self.limiter.clock.sleep(POLL_S)
+        return waiting
+
     async def _claim(self, call: _Prepared) -> Outcome:
-        """The outcome of a claim, once it is not Busy; where the budget is short, once what is reserved was settled."""
+        """The outcome of a claim; where the budget is short, once what is reserved was settled."""
         while True:
             try:
-                claim = await self.desk.do(Claim(call.key, call.text, call.reserve_usd))
+                return await self.desk.do(Claim(call.key, call.text, call.reserve_usd))
             except BudgetError:
                 if not self.claimed or self.broken is not None:
                     raise
                 await self.settled.wait()
-                continue
-            if not isinstance(claim, Busy):
-                return claim
-            await self.limiter.clock.sleep(POLL_S)
 
     async def _answer(self, call: _Prepared) -> None:
         claim = await self._claim(call)
+        if isinstance(claim, Busy):
+            self.later.append((call.at, call.request))
+            return
         if isinstance(claim, Recorded):
             self._finish(call.at, read_answer(call.key, claim.response, claim.cost_usd, claim.latency_s))
             return

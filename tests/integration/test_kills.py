@@ -23,13 +23,13 @@ import yaml
 from pipeline.ledger import ACCOUNT, CALLS, database_url
 from pipeline.store import RunFolder
 from tests import forked
-from tests.endpoints import Body, Endpoint, Reply, chat
+from tests.endpoints import Body, Endpoint, Reply, Script, chat
 from tests.postgres import Postgres
 from tests.recorded_endpoint import PATIENCE_S, jurybox_here
 
 SOAK = bool(os.environ.get("JURYBOX_SOAK"))
 KILLS, PROMPTS, PAIRS_A_PROMPT = (100, 250, 10) if SOAK else (4, 24, 5)
-DEATHS = KILLS // 2
+DEATHS = 20 if SOAK else 2
 CALLS_IN_ALL = 2 * PROMPTS * PAIRS_A_PROMPT
 """One judge, both orders."""
 CONCURRENCY = 8
@@ -41,14 +41,15 @@ BUDGET_USD = 100.0
 Place = Path | str
 
 
+def replies(delay_s: float) -> Script:
+    """The same verdict on everything, after a while."""
+    verdict = chat(json.dumps({"rationale": "said", "verdict": "A"}), usage=USAGE)
+    return lambda _body: Reply(200, verdict, delay_s)
+
+
 @pytest.fixture
 def endpoint() -> Iterator[Endpoint]:
-    verdict = json.dumps({"rationale": "said", "verdict": "A"})
-
-    def slow(_body: Body) -> Reply:
-        return Reply(200, chat(verdict, usage=USAGE), DELAY_S)
-
-    with Endpoint(slow) as server:
+    with Endpoint(replies(DELAY_S)) as server:
         yield server
 
 
@@ -115,6 +116,15 @@ class Project:
 
     def possibly_paid(self) -> set[str]:
         return self.bodies(CALLS.c.lost_claims > 0)
+
+    def owners(self) -> set[str]:
+        """The processes that have opened the ledger, and hold or held a call."""
+        if isinstance(self.ledger, Path) and not self.ledger.is_file():
+            return set()
+        with self._database() as db:
+            if not sa.inspect(db).has_table(CALLS.name):
+                return set()
+            return set(db.execute(sa.select(CALLS.c.owner).distinct()).scalars())
 
     def charged(self) -> float:
         with self._database() as db:
@@ -228,21 +238,28 @@ def test_two_processes_share_the_work_and_survive_each_other(project: Project) -
         project.runs = ["run", "other"]
     project.write()
     endpoint, draw = project.endpoint, random.Random(12)
+    # Slow enough for a companion to find work left when it has started.
+    endpoint.answer = replies(5 * DELAY_S)
     lost: Counter[str] = Counter()
+    deaths = 0
     survivor = project.start(project.runs[-1])
     for _ in range(DEATHS):
-        before = len(endpoint.log)
+        known = project.owners()
         companion = project.start("run")
-        while len(endpoint.log) < before + draw.randint(CONCURRENCY, CALLS_IN_ALL // KILLS) and survivor.is_alive():
-            time.sleep(0.002)
+        # It dies with calls of its own in flight; at the first turn, two processes have to show up.
+        while len(project.owners() - known) < (1 if known else 2) and survivor.is_alive():
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 10 * DELAY_S))
         companion.kill()
-        ended(companion)
+        deaths += ended(companion) == -signal.SIGKILL
         # What the survivor has in flight at this moment is among it, too.
         lost.update(set(_since(endpoint, 0)) - project.answered())
     assert ended(survivor) == 0, project.said
     asked = Counter(_since(endpoint, 0))
     twice = {body: count - 1 for body, count in asked.items() if count > 1}
-    print(f"{DEATHS} deaths, {CALLS_IN_ALL} calls, {sum(twice.values())} again")
+    print(f"{deaths} deaths, {CALLS_IN_ALL} calls, {sum(twice.values())} again")
+    assert deaths
+    assert 0 < sum(twice.values()) <= deaths * CONCURRENCY
     assert len(asked) == CALLS_IN_ALL
     assert all(count <= lost[body] for body, count in twice.items())
     assert set(twice) <= project.possibly_paid()
