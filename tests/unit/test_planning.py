@@ -71,7 +71,7 @@ def calls(made: Plan) -> dict[str, tuple[int, int]]:
 def test_from_the_config_alone_all_answers_differ(tmp_path: Path) -> None:
     """40 prompts x 4 answers; 6 pairs of 4 in 2 orders; scored alone: 4 answers; a list in 2 orders; no call at all.
 
-    Constant answers meet one answer to each of 40 prompts: in 2 orders, 1, scored alone both, in a list of two twice.
+    Constant answers meet 24 answers, a tenth of 240 pairs: in 2 orders, 1, scored alone both, in a list of two twice.
     """
     judges = [
         JUDGE,
