@@ -405,8 +405,13 @@ class _Planner:
             return real
         done, keys = self._done_shards("judge"), set[str]()
         for name, (shard, _) in shards_of(self.bench, stage("judge")).items():
-            if name.rpartition("-")[0] == options.name and name not in done:
-                keys |= set(shard.frames["pairs"]["pair_id"])
+            owner, pairs = name.rpartition("-")[0], shard.frames["pairs"]
+            if owner == judge.ADAPTIVE and options.asked_by_order:
+                pairs = pairs.join(shard.frames["labels"], on="pair_id", how="anti")
+            elif owner != options.name:
+                continue
+            if name not in done:
+                keys |= set(pairs["pair_id"])
         return [item for item in real if item.pair_id in keys]
 
     def _evaluate(self, prompts: pl.DataFrame) -> None:
