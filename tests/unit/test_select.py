@@ -292,3 +292,12 @@ def test_verdicts_without_their_answers_are_told() -> None:
     made = world({"q": ["a", "bb"]})
     with pytest.raises(StageError, match="1 verdicts have a pair or an answer that is not there"):
         decide(decided(made, lambda _a, _b: 0.8), made["pairs"], made["samples"].head(1), ALL, "p_a", None)
+
+
+def test_best_and_worst_that_tie_make_way_for_the_next_best() -> None:
+    # ccc beats bb and bb beats a by .9; ccc against a, the largest difference of scores, is a tie
+    made = world({"q": ["a", "bb", "ccc"]})
+    verdicts = decided(made, lambda a, b: 0.5 if {len(a), len(b)} == {1, 3} else 0.9 if len(a) > len(b) else 0.1)
+    table = decide(verdicts, made["pairs"], made["samples"], SelectConfig(), "p_a", None)
+    assert reasons(table) == ["not_selected", "tie"]
+    assert texts(table, made) in ([("bb", "a")], [("ccc", "bb")])

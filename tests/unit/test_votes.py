@@ -175,3 +175,6 @@ def test_swapped_twice_is_the_same() -> None:
     given = votes_of(made["judgments"], made["pairs"], made["samples"])
     same(given.swapped().swapped(), given)
     assert np.array_equal(given.swapped().votes, -given.votes, equal_nan=True)
+    # who saw a first now saw b first: the orders change places
+    one = replace(votes([[0.0]]), ab=np.array([[0.8]]), ba=np.array([[0.2]]), length=np.array([1.5]))
+    assert (one.swapped().ab.item(), one.swapped().ba.item(), one.swapped().length.item()) == (-0.2, -0.8, -1.5)
