@@ -300,6 +300,7 @@ def test_the_served_judge_gives_the_probabilities_of_the_local_one(server: str, 
 # --- every kind of judge on the same pairs
 
 
+@pytest.mark.timeout(1800)  # four starts of vLLM, each a minute or two on a busy machine
 def test_served_judges_reward_models_and_a_verifier_judge_the_same_pairs(server: str, tmp_path: Path) -> None:
     lines = (DATA / "demo" / "prompts.jsonl").read_text().splitlines()[:4]
     (tmp_path / "prompts.jsonl").write_text("\n".join(lines))
