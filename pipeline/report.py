@@ -12,6 +12,7 @@ import polars as pl
 
 from judges.controls import rates
 from pipeline.agreement import ANY, LONGER, PEOPLE
+from pipeline.calibration import errors
 from pipeline.runner import ORDER
 from pipeline.store import RunFolder
 from pipeline.workbench import Workbench
@@ -54,6 +55,7 @@ def summary(bench: Workbench) -> dict[str, Any]:
         "judges": {} if panel is None else panel["judges"],
         "ceiling": _accuracy(run, "person_person", ANY, ANY),
         "floor": _accuracy(run, "length_people", LONGER, PEOPLE),
+        "calibration": errors(run.read("calibration")),
         "controls": rates(run.read("controls")),
         "flags": dict(run.read("flags")["flag"].cast(pl.String).value_counts(sort=True).iter_rows()),
         "certificate": certificate,
@@ -134,6 +136,9 @@ def lines(made: Mapping[str, Any], folder: Path) -> list[str]:
         share = _share({**judge, "value": judge["agreement"]}) if judge["n"] else "no labels"
         place = f"weight {judge['weight']:.2f}" if judge["in_panel"] else f"left the panel: {judge['reason']}"
         out.append(f"judge {name}: agrees with {people} on {share}; {place}")
+    if (found := made["calibration"]) is not None:
+        said = f"calibration error (ECE) {found['ece']:.3f}, Brier {found['brier']:.3f}"
+        out.append(f"panel: {said} on {found['n']} pairs whose labels fitted nothing")
     for name, won in made["controls"].items():
         if won["win_rate"] is not None:
             interval = f"[{won['low']:.1%}, {won['high']:.1%}]"

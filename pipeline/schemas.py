@@ -200,6 +200,20 @@ class Duels(dy.Schema):
     panel = dy.Float64(nullable=True, min=0.0, max=1.0, description="The panel's P(trained preferred).")
 
 
+class Calibration(dy.Schema):
+    """What verdicts' probabilities say beside what people say, on labels that fitted nothing; one row a bin."""
+
+    confidence_from = dy.Float64(
+        primary_key=True, min=0.5, max=1.0, description="Lower edge of the bin of max(p, 1 - p); bins are .05 wide."
+    )
+    n = dy.Int64(min=1, description="Pairs.")
+    confidence = dy.Float64(min=0.5, max=1.0, description="Mean of max(p, 1 - p).")
+    people = dy.Float64(min=0.0, max=1.0, description="Mean share of people on the verdict's side, a tie one half.")
+    low = dy.Float64(nullable=True, description="Lower end of its 95 % interval over whole prompts.")
+    high = dy.Float64(nullable=True, description="Upper end.")
+    brier = dy.Float64(min=0.0, max=1.0, description="Mean of (people's share for a - p)^2.")
+
+
 class Agreement(dy.Schema):
     """How far raters agree, with 95 % intervals over whole prompts; docs/methods.md has the formulas."""
 
@@ -318,6 +332,7 @@ FRAMES: dict[str, type[dy.Schema]] = {
     "dropped": Dropped,
     "duels": Duels,
     "agreement": Agreement,
+    "calibration": Calibration,
     "bias": Bias,
     "annotators": Annotators,
     "trend": Trend,

@@ -14,7 +14,7 @@ from pipeline.aggregation.base import Aggregation, Fitted
 from pipeline.agreement import panel_agreement
 from pipeline.config import Config
 from pipeline.errors import StageError
-from pipeline.frames import people
+from pipeline.frames import given_by_people, people
 from pipeline.runner import Result, Shard, Stage
 from pipeline.splits import split_labels
 from pipeline.stages.load import dropped_frame
@@ -69,7 +69,7 @@ def aggregate(
         "labels": {
             "fit_pairs": len(judged),
             "certify_pairs": certify["pair_id"].n_unique(),
-            "annotators": labels["annotator"].n_unique(),
+            "annotators": given_by_people(labels)["annotator"].n_unique(),
             "simulated": config.labels.simulated is not None,
         },
         "judges": _judges(everyone, people(labels), prompt_of, fitted, left, config.seed),

@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 import polars as pl
 import yaml
 
-from pipeline import agreement, annotators, bias, schemas, trend, warning
+from pipeline import agreement, annotators, bias, calibration, schemas, trend, warning
 from pipeline.config import Config, ModelConfig
+from pipeline.frames import people
 from pipeline.ratings import Ratings, Rows, ratings_of
 from pipeline.runner import Result, Shard, Stage, digest
 from pipeline.splits import split_labels
@@ -22,7 +23,14 @@ from pipeline.workbench import Workbench
 def measured(
     frames: Mapping[str, pl.DataFrame], judgments: Rows, samples: Rows, config: Config
 ) -> dict[str, pl.DataFrame]:
-    """Frames ``agreement``, ``bias`` and ``annotators`` from prompts, pairs, labels and verdicts, and the other two."""
+    """Frames ``agreement``, ``bias``, ``annotators`` and ``calibration``.
+
+    Args:
+        frames: prompts, pairs, labels and verdicts.
+        judgments: frame ``judgments``.
+        samples: frame ``samples``.
+        config: the run's.
+    """
     pairs, labels = frames["pairs"], frames["labels"]
     ratings = ratings_of(judgments, labels, pairs, samples, frames["prompts"])
     _, certify = split_labels(labels, pairs, config.seed, config.labels.fit_fraction)
@@ -33,6 +41,9 @@ def measured(
         "agreement": found,
         "bias": bias.table(ratings, models(config, ratings), config.seed),
         "annotators": annotators.table(labels, found),
+        "calibration": calibration.table(
+            frames["verdicts"], people(certify), pairs, config.aggregate.decide_by, config.seed
+        ),
     }
 
 
@@ -75,7 +86,7 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
 STAGE = Stage(
     name="measure",
     inputs=("prompts", "samples", "pairs", "judgments", "labels", "verdicts"),
-    outputs=("agreement", "bias", "annotators", "trend", "warnings"),
+    outputs=("agreement", "bias", "annotators", "calibration", "trend", "warnings"),
     run=_run,
     reads=lambda config: [
         config.aggregate.decide_by,
