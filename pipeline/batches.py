@@ -19,6 +19,7 @@ from uuid import uuid4
 
 import sqlalchemy as sa
 
+from pipeline.errors import StageError
 from pipeline.ledger import (
     BATCH_HOST,
     CALLS,
@@ -165,6 +166,21 @@ class Batches:
     def _row(db: sa.Connection, tag: str) -> Batch:
         row = db.execute(sa.select(BATCHES).where(BATCHES.c.tag == tag)).one()
         return Batch(row.tag, row.state, row.file_id, row.batch_id, float(row.claimed_at))
+
+
+def require_kept(ledger: Ledger, tag: str) -> None:
+    """Raise StageError for a call that waits in a batch which no live process fetches."""
+    account = Batches(ledger).left_by(tag)
+    if account is not None:
+        raise left_behind(account)
+
+
+def left_behind(account: str) -> StageError:
+    """The error of a call that waits in a batch which nobody fetches."""
+    return StageError(
+        f"a call is in a batch of run {account!r} that no process fetches; run {account!r} once more with `batch` on "
+        "this model, which fetches its answers and pays for nothing twice, then run this command again"
+    )
 
 
 def line(key: str, body: str) -> bytes:

@@ -18,7 +18,7 @@ import openai
 import tenacity
 from openai.types import Batch as Told
 
-from pipeline.batches import Batch, Batches, line
+from pipeline.batches import Batch, Batches, left_behind, line
 from pipeline.config import BatchConfig, EndpointConfig, ModelConfig
 from pipeline.engines.base import Advance, Answer, Call, Request, Toolbox
 from pipeline.engines.endpoint import (
@@ -230,7 +230,7 @@ class _Run:
                 f"interrupted; {len(self.running)} batches go on at endpoint {self.engine.options.endpoint!r} "
                 f"({names}): run the same command again to fetch their answers, nothing is paid twice"
             ) from None
-        self.advance(len(self.order) - self.shown)
+        self._show(len(self.order))
         return [self.found[key] for key in self.order]
 
     def submit(self) -> None:
@@ -268,7 +268,7 @@ class _Run:
 
     def _require_ours(self, tag: str) -> None:
         account = self.batches.left_by(tag)
-        if account not in (None, self.engine.ledger.account):
+        if account is not None and account != self.engine.ledger.account:
             raise left_behind(account)
 
     def _start(self, batch: Batch) -> None:
@@ -409,20 +409,13 @@ class _Run:
                 error = f"unanswered: left out of {self.tries[key]} batches; the last one is {why}"
                 self.found[key] = Answer(Call(key, "unanswered"), error=error)
 
-    def _show(self) -> None:
+    def _show(self, done: int | None = None) -> None:
         """Progress: answers that are here, and those that the vendor counts; it never goes back."""
-        done = min(len(self.found) + sum(self.counted.values()), len(self.order))
+        if done is None:
+            done = min(len(self.found) + sum(self.counted.values()), len(self.order))
         if done > self.shown:
             self.advance(done - self.shown)
             self.shown = done
-
-
-def left_behind(account: str | None) -> StageError:
-    """The error of a call that waits in a batch which nobody fetches."""
-    return StageError(
-        f"a call is in a batch of run {account!r} that no process fetches; run {account!r} once more with `batch` on "
-        "this model, which fetches its answers and pays for nothing twice, then run this command again"
-    )
 
 
 def read_lines(content: bytes) -> Iterator[Line]:

@@ -23,6 +23,7 @@ from typing import Any, cast
 import openai
 import orjson
 
+from pipeline.batches import require_kept
 from pipeline.client import Client, Session
 from pipeline.config import EndpointConfig, ModelConfig, Price
 from pipeline.engines.base import Advance, Answer, Call, Request, Toolbox
@@ -199,6 +200,8 @@ class _Run:
     async def _answer(self, call: _Prepared) -> None:
         claim = await self._claim(call)
         if isinstance(claim, Busy):
+            if claim.batch is not None:
+                await asyncio.to_thread(require_kept, self.engine.ledger, claim.batch)
             self.later.append((call.at, call.request))
             return
         if isinstance(claim, Recorded):

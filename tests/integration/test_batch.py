@@ -1,0 +1,404 @@
+"""Pins down the batch API over real HTTP: nothing paid twice and nothing lost, wherever a process dies; half the price.
+
+The stand-in's own count of what it would charge for is the witness.
+"""
+
+import json
+import math
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+import yaml
+
+from pipeline.engines import batch as batch_engine
+from pipeline.engines.base import Answer, Request
+from pipeline.engines.endpoint import request_body
+from pipeline.errors import BudgetError, ConfigError, EndpointError, StageError
+from pipeline.ledger import ACCOUNT, CALLS, database_url
+from pipeline.store import RunFolder
+from tests import forked
+from tests.batch_endpoint import BatchEndpoint, Fate
+from tests.endpoints import Body, Endpoint, Reply, chat
+from tests.recorded_endpoint import PATIENCE_S, command, jurybox_here
+from tests.worlds import bench
+
+PAIRS = 6
+CALLS_IN_ALL = 2 * PAIRS
+PRICE = {"input": 1.0, "output": 2.0}
+USAGE = (400, 100, 20)
+DIRECT_USD = (400 * 1.0 + 20 * 2.0) / 1e6
+"""No price for cached tokens is given: they cost as much as the others."""
+BATCH_USD = DIRECT_USD / 2
+POLL_S = 0.02
+Place = Path | str
+
+
+def verdict(_body: Body) -> Reply:
+    return Reply(200, chat(json.dumps({"rationale": "said", "verdict": "A"}), usage=USAGE))
+
+
+def echo(body: Body) -> Reply:
+    return Reply(200, chat(str(body["messages"][-1]["content"]), usage=USAGE))
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_engine, "BACKOFF_S", 0.0)
+
+
+@pytest.fixture
+def server() -> Iterator[BatchEndpoint]:
+    with BatchEndpoint(echo) as running:
+        yield running
+
+
+# The engine.
+
+
+def requests(count: int) -> list[Request]:
+    return [Request((("user", f"Q{at:03d}"),), 50) for at in range(count)]
+
+
+def complete(
+    folder: Path, url: str, count: int, *, batch: object = None, steps: list[int] | None = None, **config: Any
+) -> list[Answer]:
+    how = {"poll_s": POLL_S, **(batch if isinstance(batch, dict) else {})}
+    settings = {
+        "endpoints": {"e": {"base_url": url, "attempts": 3}},
+        "generators": [{"model": "m", "endpoint": "e", "price": PRICE, "batch": how if batch is not False else False}],
+        **config,
+    }
+    with bench(folder, **settings) as run:
+        engine = run.engine(run.config.generators[0])
+        try:
+            return engine.complete(requests(count), (steps if steps is not None else []).append)
+        finally:
+            run.close_engines()
+
+
+def texts(answers: list[Answer]) -> list[str | None]:
+    return [one.text for one in answers]
+
+
+def words(count: int) -> list[str]:
+    return [f"Q{at:03d}" for at in range(count)]
+
+
+def accounts(place: Place) -> tuple[float, float, int]:
+    """(charged, sum of costs, calls possibly paid)."""
+    engine = sa.create_engine(database_url(place), poolclass=sa.NullPool)
+    with engine.connect() as db:
+        charged = float(db.execute(sa.select(sa.func.sum(ACCOUNT.c.charged_usd))).scalar_one())
+        cost, lost = db.execute(sa.select(sa.func.sum(CALLS.c.cost_usd), sa.func.sum(CALLS.c.lost_claims))).one()
+    engine.dispose()
+    return charged, float(cost), int(lost)
+
+
+def test_answers_come_in_the_order_of_the_requests_at_half_the_price(tmp_path: Path, server: BatchEndpoint) -> None:
+    steps: list[int] = []
+    found = complete(tmp_path, server.url, 40, steps=steps)
+    assert texts(found) == words(40)
+    assert [one.call.cost_usd for one in found] == pytest.approx([BATCH_USD] * 40)
+    assert sum(steps) == 40
+    assert len(steps) > 1, "the vendor's counts are shown while it works"
+    assert all(step > 0 for step in steps)
+    assert accounts(tmp_path / "run/ledger.sqlite") == pytest.approx((40 * BATCH_USD, 40 * BATCH_USD, 0))
+    assert set(server.charged.values()) == {1}
+    assert set(server.charged) == {one.call.call_key for one in found}
+    assert server.log == [], "nothing goes out directly"
+
+
+def test_what_one_way_has_answered_the_other_never_asks_again(tmp_path: Path, server: BatchEndpoint) -> None:
+    first = complete(tmp_path, server.url, 10, batch=False)
+    assert len(server.log) == 10
+    both = complete(tmp_path, server.url, 25)
+    assert texts(both) == words(25)
+    assert len(server.log) == 10
+    assert sum(server.charged.values()) == 15
+    assert not set(server.charged) & {one.call.call_key for one in first}
+    again = complete(tmp_path, server.url, 25, batch=False)
+    assert texts(again) == words(25)
+    assert len(server.log) == 10
+    costs = [DIRECT_USD] * 10 + [BATCH_USD] * 15
+    assert [one.call.cost_usd for one in again] == pytest.approx(costs)
+
+
+@pytest.mark.parametrize("left_out", [False, True], ids=["in the error file", "in no file"])
+@pytest.mark.parametrize("status", ["expired", "cancelled", "completed"])
+def test_what_a_batch_leaves_out_goes_into_the_next(
+    tmp_path: Path, server: BatchEndpoint, status: str, left_out: bool
+) -> None:
+    server.fates = [Fate(status, answered=7, left_out=left_out), Fate("expired", answered=0, left_out=left_out)]
+    assert texts(complete(tmp_path, server.url, 20)) == words(20)
+    assert [held.total for held in server.batches.values()] == [20, 13, 13]
+    assert set(server.charged.values()) == {1}
+    assert accounts(tmp_path / "run/ledger.sqlite") == pytest.approx((20 * BATCH_USD, 20 * BATCH_USD, 0))
+
+
+def test_what_no_batch_answers_is_unanswered_after_the_attempts_and_asked_by_the_next_run(
+    tmp_path: Path, server: BatchEndpoint
+) -> None:
+    server.fates = [Fate("expired", answered=2)] + [Fate("expired", answered=0)] * 2
+    found = complete(tmp_path, server.url, 5)
+    assert len(server.batches) == 3
+    assert sum(one.unanswered for one in found) == 3
+    assert "left out of 3 batches; the last one is expired" in str(found[-1].error)
+    assert accounts(tmp_path / "run/ledger.sqlite")[0] == pytest.approx(2 * BATCH_USD)
+    assert texts(complete(tmp_path, server.url, 5)) == words(5)
+    assert set(server.charged.values()) == {1}
+
+
+def test_a_refused_line_is_a_failed_answer_and_a_failed_one_is_sent_again(
+    tmp_path: Path, server: BatchEndpoint
+) -> None:
+    too_long = {"error": {"message": "maximum context length is 8192 tokens", "code": "context_length_exceeded"}}
+    bad = {"error": {"message": "Invalid value", "code": "invalid"}}
+    busy = {"error": {"message": "try later"}}
+    server.fates = [Fate(refused={0: (400, too_long), 1: (400, bad), 2: (500, busy), 3: (429, busy)})]
+    found = complete(tmp_path, server.url, 6)
+    assert [one.text for one in found] == [None, None, *words(6)[2:]]
+    assert (found[0].error or "").startswith("too_long: HTTP 400")
+    assert (found[1].error or "").startswith("rejected: HTTP 400")
+    assert [held.total for held in server.batches.values()] == [6, 2]
+    assert set(server.charged.values()) == {1}
+
+
+def test_a_batch_that_fails_validation_says_what_the_vendor_said(tmp_path: Path, server: BatchEndpoint) -> None:
+    server.fates = [Fate("failed", errors=(("model_not_found", "The model `m` does not exist"), ("x", "y")))]
+    with pytest.raises(
+        EndpointError, match=r"did not take batch batch_0: model_not_found: The model `m` .* and 1 more"
+    ):
+        complete(tmp_path, server.url, 4)
+    assert accounts(tmp_path / "run/ledger.sqlite") == pytest.approx((0, 0, 0), abs=1e-12)
+    assert texts(complete(tmp_path, server.url, 4)) == words(4)
+
+
+def test_files_hold_no_more_than_allowed_and_are_always_the_same(tmp_path: Path, server: BatchEndpoint) -> None:
+    assert texts(complete(tmp_path / "a", server.url, 25, batch={"max_requests": 10})) == words(25)
+    assert [held.total for held in server.batches.values()] == [10, 10, 5]
+    length = len(server.uploads[0].splitlines()[0]) + 1
+    limit = 4 * length + length // 2
+    files = len(server.uploads)
+    assert texts(complete(tmp_path / "b", server.url, 10, batch={"max_bytes": limit})) == words(10)
+    assert [content.count(b"\n") for content in server.uploads[files:]] == [4, 4, 2]
+    assert all(len(content) <= limit for content in server.uploads[files:])
+    complete(tmp_path / "c", server.url, 25, batch={"max_requests": 10})
+    assert server.uploads[files + 3 :] == server.uploads[:files]
+
+
+def test_a_full_queue_is_waited_for_with_smaller_batches(tmp_path: Path, server: BatchEndpoint) -> None:
+    full = Fate("failed", errors=(("token_limit_exceeded", "Enqueued token limit reached for m"),))
+    server.fates = [Fate(looks=3), full, Fate(), Fate()]
+    assert texts(complete(tmp_path, server.url, 16, batch={"max_requests": 8})) == words(16)
+    assert [held.total for held in server.batches.values()] == [8, 8, 4, 4]
+    assert set(server.charged.values()) == {1}
+    server.fates = [full] * 20
+    with pytest.raises(EndpointError, match="takes no batch, however small: Enqueued token limit reached"):
+        complete(tmp_path / "other", server.url, 4)
+    assert accounts(tmp_path / "other/run/ledger.sqlite")[0] == pytest.approx(0, abs=1e-12)
+
+
+def test_a_reply_lost_on_the_way_creates_no_second_batch(tmp_path: Path, server: BatchEndpoint) -> None:
+    server.trouble = {
+        "upload": [Reply(500, {"error": {"message": "down"}}), Reply(0)],
+        "create": [Reply(0), Reply(503, {"error": {"message": "down"}})],
+        "retrieve": [Reply(502, {}), Reply(0)],
+        "content": [Reply(0), Reply(500, {})],
+    }
+    assert texts(complete(tmp_path, server.url, 9)) == words(9)
+    assert len(server.batches) == 1
+    assert set(server.charged.values()) == {1}
+
+
+def test_an_unreachable_vendor_leaves_the_batch_to_the_next_run(tmp_path: Path, server: BatchEndpoint) -> None:
+    server.trouble = {"retrieve": [Reply(503, {"error": {"message": "down"}})] * 3}
+    with pytest.raises(EndpointError, match=r"could not be reached .* the same command fetches their answers"):
+        complete(tmp_path, server.url, 9)
+    assert texts(complete(tmp_path, server.url, 9)) == words(9)
+    assert len(server.batches) == 1
+    assert set(server.charged.values()) == {1}
+
+
+def test_the_budget_reserves_half_and_batches_are_as_large_as_it_allows(tmp_path: Path, server: BatchEndpoint) -> None:
+    body = request_body("m", requests(1)[0])
+    # (bytes + 64) tokens at 1 and 50 tokens at 2 US$ per million, half of it.
+    worst = ((len(json.dumps(body, separators=(",", ":"))) + 64) * 1.0 + 50 * 2.0) / 1e6 / 2
+    with pytest.raises(BudgetError, match=r"raise budget.usd"):
+        complete(tmp_path, server.url, 20, budget={"usd": 0.9 * worst})
+    assert server.events == []
+    # (10 + 2 * 5) millionths, half of it; all twenty leave room for one reservation more.
+    server.answer = lambda body: Reply(200, chat(str(body["messages"][-1]["content"]), usage=(10, 0, 5)))
+    paid = 10e-6
+    assert 20 * paid + worst < 3.5 * worst
+    assert texts(complete(tmp_path, server.url, 20, budget={"usd": 3.5 * worst})) == words(20)
+    sizes = [held.total for held in server.batches.values()]
+    assert sizes[0] == 3
+    assert max(sizes) == 3
+    assert set(server.charged.values()) == {1}
+    assert accounts(tmp_path / "run/ledger.sqlite")[0] == pytest.approx(20 * paid)
+
+
+def test_batch_needs_an_endpoint(tmp_path: Path) -> None:
+    with pytest.raises((ConfigError, ValueError), match="`batch` is an endpoint's API"):
+        bench(tmp_path, generators=[{"model": "m", "engine": "transformers", "batch": True}])
+
+
+def test_an_endpoint_without_a_batch_api_is_told(tmp_path: Path) -> None:
+    with Endpoint(echo) as plain, pytest.raises(EndpointError, match="it may have no batch API"):
+        complete(tmp_path, plain.url, 2)
+    assert accounts(tmp_path / "run/ledger.sqlite") == pytest.approx((0, 0, 0), abs=1e-12)
+
+
+def test_ctrl_c_says_that_the_batch_goes_on_and_the_next_run_fetches_it(
+    tmp_path: Path, server: BatchEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.fates = [Fate(looks=5)]
+
+    def pressed(_vendor: object, _batch_id: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batch_engine.Vendor, "retrieve", pressed)
+        with pytest.raises(StageError, match=r"1 batches go on at endpoint 'e' \(batch_0\): run the same command"):
+            complete(tmp_path, server.url, 5)
+    with pytest.raises(StageError, match="with `batch` on this model"):
+        complete(tmp_path, server.url, 5, batch=False)
+    assert server.log == []
+    assert texts(complete(tmp_path, server.url, 5)) == words(5)
+    assert len(server.batches) == 1
+
+
+# The whole job, and processes that die.
+
+
+class Project:
+    """A config and its imported pairs, judged by processes that may be killed."""
+
+    def __init__(self, folder: Path, server: BatchEndpoint, ledger: Place) -> None:
+        self.folder, self.server = folder, server
+        self.ledger: Place = ledger if isinstance(ledger, str) else folder / "run" / "ledger.sqlite"
+        judge = {"name": "one", "kind": "pairwise", "endpoint": "local", "model": "judge", "max_tokens": 60}
+        config: dict[str, Any] = {
+            "name": "batched",
+            "endpoints": {"local": {"base_url": server.url, "attempts": 3}},
+            "judges": [{**judge, "price": PRICE, "batch": {"poll_s": POLL_S}}],
+            "budget": {"usd": 1.0},
+        }
+        if isinstance(ledger, str):
+            config["ledger"] = ledger
+        (folder / "c.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+        rows = [
+            {"prompt": f"Question {at}?", "pair_id": str(at), "response_a": "yes", "response_b": "no"}
+            for at in range(PAIRS)
+        ]
+        (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        done = jurybox_here("import", "pairs", "pairs.jsonl", "--config", "c.yaml", "--run-dir", "run", cwd=folder)
+        assert done.returncode == 0, done.stderr
+
+    def start(self) -> ForkServerProcess:
+        return forked.start(["judge", "c.yaml", "--run-dir", "run"], self.folder, self.folder / "said")
+
+    def ended(self, process: ForkServerProcess) -> int | None:
+        process.join(PATIENCE_S)
+        return process.exitcode
+
+    @property
+    def said(self) -> str:
+        return (self.folder / "said").read_text(encoding="utf-8")
+
+    def assert_whole(self) -> None:
+        """Every judgment once; every call paid once, at half the price; in `calls` too."""
+        run = RunFolder(self.folder / "run")
+        judgments, calls = run.read("judgments"), run.read("calls")
+        assert judgments.height == judgments.select("pair_id", "order").n_unique() == CALLS_IN_ALL
+        assert judgments["error"].null_count() == CALLS_IN_ALL
+        assert set(calls["call_key"]) == set(self.server.charged)
+        assert calls["cost_usd"].to_list() == pytest.approx([BATCH_USD] * CALLS_IN_ALL)
+        assert set(self.server.charged.values()) == {1}
+        total = CALLS_IN_ALL * BATCH_USD
+        assert accounts(self.ledger) == pytest.approx((total, total, 0))
+        assert math.isclose(json.loads((run.path / "manifest.json").read_text())["stages"]["judge"]["cost_usd"], total)
+
+
+@pytest.fixture
+def project(tmp_path: Path, server: BatchEndpoint, ledger_place: Place) -> Project:
+    server.answer = verdict
+    return Project(tmp_path, server, ledger_place)
+
+
+MOMENTS = {
+    "before upload": "the calls are claimed",
+    "after upload": "the file lies there, its id is not recorded",
+    "before create": "the file's id is recorded",
+    "after create": "the batch is there, its id is not recorded",
+    "before retrieve": "the batch runs",
+    "before content": "the batch is over, nothing is committed",
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_at_any_moment_nothing_is_paid_twice_and_nothing_is_lost(project: Project, moment: str) -> None:
+    pid: list[int] = []
+    started = threading.Event()
+
+    def victim() -> int:
+        started.wait(PATIENCE_S)
+        return pid[0]
+
+    project.server.kills(moment, victim)
+    process = project.start()
+    assert process.pid is not None
+    pid.append(process.pid)
+    started.set()
+    assert project.ended(process) == -signal.SIGKILL, project.said
+    assert project.ended(project.start()) == 0, project.said
+    assert len(project.server.batches) == 1
+    project.assert_whole()
+    events = len(project.server.events)
+    assert project.ended(project.start()) == 0
+    assert len(project.server.events) == events, "all is done: nothing is asked"
+
+
+@pytest.mark.parametrize("survived", [0, 2, 4])
+def test_killed_half_way_through_committing(project: Project, survived: int) -> None:
+    """Of four transactions of three answers each, so many are done."""
+    first = (
+        "import os, pipeline.engines.batch as b; b.COMMIT_AT_ONCE = 3; done = []; commit = b.Batches.commit; "
+        "b.Batches.commit = lambda *a: "
+        f"os.kill(os.getpid(), 9) if len(done) == {survived} else (done.append(1), commit(*a))[1]"
+    )
+    killed = subprocess.run(
+        command("judge", "c.yaml", "--run-dir", "run", first=first),
+        cwd=project.folder,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert accounts(project.ledger)[1] == pytest.approx(min(3 * survived, CALLS_IN_ALL) * BATCH_USD)
+    assert project.ended(project.start()) == 0, project.said
+    assert len(project.server.batches) == 1
+    project.assert_whole()
+
+
+def test_two_processes_share_one_batch_and_the_survivor_takes_it_over(project: Project) -> None:
+    project.server.fates = [Fate(looks=10_000)]
+    keeper = project.start()
+    while "retrieve" not in project.server.events:
+        assert keeper.is_alive(), project.said
+    other = project.start()
+    keeper.kill()
+    project.ended(keeper)
+    held = next(iter(project.server.batches.values()))
+    held.fate.looks = 0
+    assert project.ended(other) == 0, project.said
+    assert len(project.server.batches) == 1
+    project.assert_whole()
