@@ -350,6 +350,8 @@ nearest to two standard deviations below the mean; or every pair."""
     """Longer over shorter answer, characters."""
     max_similarity: float | None = Field(default=None, gt=0, lt=1)
     """Largest Jaccard similarity of the two answers' word 3-grams."""
+    drop_flagged: bool = False
+    """Whether pairs are dropped of which an answer looks written for the judge (frame `flags`)."""
     refusals: Literal["keep", "drop_chosen", "drop_any"] = "keep"
     """What becomes of pairs whose chosen answer, or either, opens like a refusal (`pipeline/refusals.txt`)."""
     languages: Literal["prompt"] | tuple[Annotated[str, Field(pattern=r"^[a-z]{2,3}$")], ...] | None = None

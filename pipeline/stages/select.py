@@ -1,11 +1,12 @@
 """select: verdicts -> kept and dropped pairs, and the frame ``scores``. Pure; reads the patterns of refusals.
 
-Chosen and rejected follow the verdict, never the position. A strategy takes pairs of each prompt; filters follow. Drop
-reasons, in this order, the first that holds: ``tie`` (the verdict is exactly one half), ``not_selected`` (the strategy
-took another pair of the prompt), ``length_ratio``, ``near_identical`` (select.max_similarity), ``refusal``,
-``language``, ``low_margin`` (below select.min_margin), ``below_top`` (outside select.top_fraction), ``below_gate``
-(below the certified threshold). Every pair with a verdict is kept or dropped, once. The threshold comes last and every
-rule before it looks at verdicts and texts alone, so a higher threshold keeps a part of what a lower one keeps.
+Chosen and rejected follow the verdict, never the position. A strategy takes pairs of each prompt; filters follow.
+Drop reasons, in this order, the first that holds: ``tie`` (the verdict is exactly one half), ``not_selected`` (the
+strategy took another pair of the prompt), ``length_ratio``, ``near_identical`` (select.max_similarity), ``refusal``,
+``flagged`` (select.drop_flagged), ``language``, ``low_margin`` (below select.min_margin), ``below_top`` (outside
+select.top_fraction), ``below_gate`` (below the certified threshold). Every pair with a verdict is kept or dropped,
+once. The threshold comes last and every rule before it looks at verdicts and texts alone, so a higher threshold keeps
+a part of what a lower one keeps.
 """
 
 import math
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from judges.suspicion import mark
 from pipeline import bradley_terry, ids, texts
 from pipeline.config import Config, SelectConfig
 from pipeline.errors import ConfigError, StageError
@@ -213,7 +215,7 @@ def _draws(pair_ids: pl.Series, seed: int) -> npt.NDArray[np.float64]:
 
 def _by_text(table: pl.DataFrame, samples: Rows, rule: SelectConfig, prompts: Rows | None) -> pl.DataFrame:
     """*table* with the reasons that the answers' words give; only rows that have none yet are read."""
-    if rule.max_similarity is None and rule.refusals == "keep" and rule.languages is None:
+    if rule.max_similarity is None and rule.refusals == "keep" and rule.languages is None and not rule.drop_flagged:
         return table
     left = table.filter(pl.col("reason").is_null()).select("pair_id", "prompt_id", "chosen_id", "rejected_id")
     wanted = pl.concat([left["chosen_id"], left["rejected_id"]]).unique().implode()
@@ -234,15 +236,22 @@ def _by_text(table: pl.DataFrame, samples: Rows, rule: SelectConfig, prompts: Ro
         refused = texts.refuses(left["chosen"])
         if rule.refusals == "drop_any":
             refused |= texts.refuses(left["rejected"])
+    flagged = pl.Series([rule.drop_flagged and _flagged(row) for row in left.select("chosen", "rejected").iter_rows()])
     foreign = pl.Series(_foreign(left, rule.languages, prompts), dtype=pl.Boolean)
     reason = pl.coalesce(
         pl.when(alike).then(pl.lit("near_identical")),
         pl.when(refused).then(pl.lit("refusal")),
+        pl.when(flagged.cast(pl.Boolean)).then(pl.lit("flagged")),
         pl.when(foreign).then(pl.lit("language")),
     )
     found = left.select("pair_id", reason.alias("by_text"))
     table = table.join(found, on="pair_id", how="left", maintain_order="left")
     return _first_reason(table, pl.col("by_text")).drop("by_text")
+
+
+def _flagged(answers: tuple[str, ...]) -> bool:
+    """Whether one of the answers looks written for the judge."""
+    return any(mark(text) is not None for text in answers)
 
 
 def _foreign(left: pl.DataFrame, allowed: Languages, prompts: Rows | None) -> list[bool]:
