@@ -5,8 +5,8 @@ read from it) or *released* (no reply came; free to be tried again). After a cra
 again. A claim whose owner died is taken over; it may have been paid, so it is listed and stays charged.
 
 All writes of a process go through one thread that commits whatever is waiting in one transaction, on disk when it
-returns. Within it every step is one statement over the whole batch, its rows passed as one JSON array: a statement a
-call would take Python's global lock once a call, away from the thread that talks to the endpoint. Every transaction
+returns. Within it every step is one statement over the whole batch, its rows a JSON array or a VALUES list: a statement
+a call would take Python's global lock once a call, away from the thread that talks to the endpoint. Every transaction
 begins by locking the ledger (SQLite: ``BEGIN IMMEDIATE``; PostgreSQL: the row of ``ledger_version``), so processes on
 several machines see each other's claims and one budget. The clock of heartbeats is the database's.
 """
@@ -81,6 +81,15 @@ ACCOUNT = sa.Table(
     sa.Column("charged_usd", REAL, nullable=False),
 )
 VERSION = sa.Table("ledger_version", METADATA, sa.Column("version", sa.Integer, primary_key=True, autoincrement=False))
+
+
+# SQLite takes long texts as parameters: out of JSON it parses and copies them several times.
+SQLITE_ADD = """INSERT INTO calls
+(call_key, request, reserved_usd, status, owner, account, cost_usd, lost_usd, lost_claims)
+SELECT column1, column2, column3, 'claimed', ?, ?, 0.0, 0.0, 0 FROM (VALUES {rows})"""
+SQLITE_REPLY = """UPDATE calls
+SET status = 'answered', response = column2, cost_usd = column3, latency_s = column4, reserved_usd = 0.0
+FROM (VALUES {rows}) WHERE call_key = column1"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,7 +324,7 @@ class Ledger:
         if replies:
             held, reserved = self._held(db, replies, outcomes)
             rows = [(one.key, one.response, one.cost_usd, one.latency_s) for one in held]
-            db.execute(self._said.reply, {"rows": _array(rows)})
+            self._said.reply(db, rows)
             change += sum(one.cost_usd for one in held) - reserved
         if releases:
             held, reserved = self._held(db, releases, outcomes)
@@ -367,7 +376,7 @@ class Ledger:
             outcomes[one.key] = outcome or Claimed()
         who = {"owner": self.owner, "account": self.account}
         if new:
-            db.execute(self._said.add, {"rows": _array((one.key, one.request, one.reserve_usd) for one in new), **who})
+            self._said.add(db, [(one.key, one.request, one.reserve_usd) for one in new], who)
         if again:
             db.execute(self._said.again, {"rows": _array((one.key, one.reserve_usd) for one in again), **who})
         return reserved
@@ -608,7 +617,7 @@ class _Statements:
             CALLS.c.latency_s,
         ).where(this)
         ended = CALLS.update().where(this)
-        self.reply = ended.values(
+        self._reply = ended.values(
             status="answered", response=text(1), cost_usd=number(2), latency_s=number(3), reserved_usd=0.0
         )
         self.release = ended.values(status="unanswered", error=text(1), reserved_usd=0.0)
@@ -624,7 +633,7 @@ class _Statements:
         )  # fmt: skip
         zero = sa.literal(0.0, REAL)
         fresh = sa.select(text(0), text(1), number(2), sa.literal("claimed"), owner, account, zero, zero, sa.literal(0))
-        self.add = CALLS.insert().from_select(columns, fresh, include_defaults=False)
+        self._add = CALLS.insert().from_select(columns, fresh, include_defaults=False)
         # Taken from a dead owner it may have been paid; given back it was not.
         taken = CALLS.c.status == "claimed"
         self.again = ended.values(
@@ -636,6 +645,29 @@ class _Statements:
             reserved_usd=number(1),
             error=None,
         )
+
+    def add(self, db: sa.Connection, rows: Sequence[tuple[str, str, float]], who: Mapping[str, str]) -> None:
+        """New claims: (key, request, reservation)."""
+        if db.dialect.name == "sqlite":
+            _insert(db, SQLITE_ADD, rows, (who["owner"], who["account"]))
+        elif rows:
+            db.execute(self._add, {"rows": _array(rows), **who})
+
+    def reply(self, db: sa.Connection, rows: Sequence[tuple[str, str, float, float | None]]) -> None:
+        """Replies to claims of ours: (key, response, cost, latency)."""
+        if db.dialect.name == "sqlite":
+            _insert(db, SQLITE_REPLY, rows, ())
+        elif rows:
+            db.execute(self._reply, {"rows": _array(rows)})
+
+
+def _insert(db: sa.Connection, statement: str, rows: Sequence[Sequence[object]], first: tuple[str, ...]) -> None:
+    """One statement over *rows* as a list of VALUES, or a few: SQLite takes 32,766 parameters at once."""
+    for start in range(0, len(rows), MOST_AT_ONCE):
+        some = rows[start : start + MOST_AT_ONCE]
+        marks = f"({', '.join('?' * len(some[0]))})"
+        values = [value for row in some for value in row]
+        db.exec_driver_sql(statement.format(rows=", ".join([marks] * len(some))), (*first, *values))
 
 
 def database_url(place: Path | str) -> sa.URL:
@@ -668,11 +700,13 @@ def _engine(url: sa.URL) -> sa.Engine:
         event.listen(engine, "begin", _begin_immediate)
         return engine
     try:
-        return sa.create_engine(url, pool_pre_ping=True, hide_parameters=True)
+        engine = sa.create_engine(url, pool_pre_ping=True, hide_parameters=True)
     except ModuleNotFoundError as error:
         raise ConfigError(
             "a ledger on PostgreSQL needs the package psycopg; pip install -c constraints.txt -e '.[postgres]'"
         ) from error
+    event.listen(engine, "connect", _configure_postgres)
+    return engine
 
 
 def _array(rows: Iterable[Sequence[object]]) -> str:
@@ -709,6 +743,14 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
     # A request and its reply are some kilobytes: a page holds them, so that a row is no chain of pages.
     for setting in ("page_size=16384", "journal_mode=WAL", "synchronous=FULL", "busy_timeout=60000"):
         connection.execute(f"PRAGMA {setting}")
+
+
+def _configure_postgres(connection: Any, _record: object) -> None:
+    # The planner takes every JSON array for 100 rows, and for so few would compare each with each call: make comparing
+    # dear, so that it looks every row up by its key.
+    with connection.cursor() as cursor:
+        cursor.execute("SET cpu_operator_cost = 1")
+    connection.commit()
 
 
 def _begin_immediate(connection: sa.Connection) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.config import load
 from pipeline.errors import BudgetError, ConfigError, StorageError
-from pipeline.ledger import Claimed, Ledger, Recorded
+from pipeline.ledger import Claim, Claimed, Ledger, Recorded, Reply
 from tests.worlds import bench
 
 PASSWORD = "hunter-two"  # noqa: S105  nobody's
@@ -95,6 +95,19 @@ def test_runs_of_one_name_share_a_budget_and_all_runs_share_the_answers(tmp_path
     assert [one.possibly_paid() for one in places] == [[], [], ["b"]]
     for one in places:
         one.close()
+
+
+def test_any_number_of_operations_goes_at_once(ledger_place: Path | str) -> None:
+    """More than SQLite takes parameters for (32,766); a key that comes again is dealt with in order."""
+    keys = [f"{at:064x}" for at in range(12_000)]
+    made = Ledger(ledger_place)
+    claims = made.submit([Claim(key, "{}", 0.01) for key in keys]).result(60)
+    assert claims == [Claimed()] * len(keys)
+    again = [step for key in keys[:20] for step in (Reply(key, '{"x": 1}', 0.005, 0.5), Claim(key, "{}", 0.01))]
+    done = made.submit([*again, *(Reply(key, '{"x": 1}', 0.005, 0.5) for key in keys[20:])]).result(60)
+    assert done == [True, Recorded({"x": 1}, 0.005, 0.5)] * 20 + [True] * (len(keys) - 20)
+    assert made.charged_usd() == pytest.approx(12_000 * 0.005)
+    made.close()
 
 
 def test_a_ledger_of_another_version_is_told(tmp_path: Path) -> None:
