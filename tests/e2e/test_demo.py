@@ -129,5 +129,5 @@ def test_an_edited_key_reruns_exactly_what_reads_it(demo: Path, tmp_path: Path) 
     finally:
         config.unlink()
     skipped = [line.split(":")[0] for line in done.stderr.splitlines() if "unchanged, skipped" in line]
-    assert skipped == ["load", "generate", "pair", "labels", "judge", "aggregate"]
+    assert skipped == ["load", "generate", "pair", "labels", "judge", "controls", "aggregate"]
     assert json.loads((copy / "certificate.json").read_text())["target_agreement"] == 0.75
