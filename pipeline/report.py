@@ -132,6 +132,24 @@ def lines(made: Mapping[str, Any], folder: Path) -> list[str]:
     out += [f"  {'import':<10}   dropped {n}: {reason}" for reason, n in made["dropped"].get("import", {}).items()]
     out.append(f"calls: {made['calls']}, US$ {made['cost_usd']:.4f}, {made['seconds']:.0f} s")
     people = "simulated people" if made["simulated_people"] else "people"
+    out += _panel_lines(made, people)
+    if made["certificate"] is not None:
+        state = "certified" if made["certificate"]["certified"] else "NOT CERTIFIED"
+        out.append(f"gate: {state}: {made['certificate']['reason']}")
+    if made["win_rate"] is not None:
+        interval = f"[{made['win_rate_low']:.1%}, {made['win_rate_high']:.1%}]"
+        out.append(
+            f"win rate of trained over untrained, by {made['decided_by']}: {made['win_rate']:.1%} {interval}, "
+            f"n = {made['n']}"
+        )
+    out += [f"warning: {warning}" for warning in made["warnings"]]
+    out.append(f"report: {folder / 'report.html'}")
+    return out
+
+
+def _panel_lines(made: Mapping[str, Any], people: str) -> list[str]:
+    """What is known of the judges, of the panel's probabilities, and between which figures to read that."""
+    out: list[str] = []
     for name, judge in made["judges"].items():
         share = _share({**judge, "value": judge["agreement"]}) if judge["n"] else "no labels"
         place = f"weight {judge['weight']:.2f}" if judge["in_panel"] else f"left the panel: {judge['reason']}"
@@ -150,17 +168,6 @@ def lines(made: Mapping[str, Any], folder: Path) -> list[str]:
         out.append(f"ceiling: one of the {people} agrees with another on {_share(made['ceiling'])}")
     if made["floor"] is not None:
         out.append(f"floor: preferring the longer answer agrees on {_share(made['floor'])}")
-    if made["certificate"] is not None:
-        state = "certified" if made["certificate"]["certified"] else "NOT CERTIFIED"
-        out.append(f"gate: {state}: {made['certificate']['reason']}")
-    if made["win_rate"] is not None:
-        interval = f"[{made['win_rate_low']:.1%}, {made['win_rate_high']:.1%}]"
-        out.append(
-            f"win rate of trained over untrained, by {made['decided_by']}: {made['win_rate']:.1%} {interval}, "
-            f"n = {made['n']}"
-        )
-    out += [f"warning: {warning}" for warning in made["warnings"]]
-    out.append(f"report: {folder / 'report.html'}")
     return out
 
 
