@@ -76,7 +76,8 @@ def _shards(frames: Frames, config: Config, bench: Workbench) -> list[Shard]:
             rows.height * len(generator.temperatures) * generator.samples,
         )
         for number, generator in enumerate(config.generators)
-        for bucket, rows in bucketed(prompts)
+        # Batches may take a day each: all of a generator's calls wait together.
+        for bucket, rows in (bucketed(prompts) if generator.batch is None else [("all", prompts)])
     ]
 
 

@@ -95,7 +95,9 @@ def _shards(frames: Frames, config: Config, bench: Workbench) -> list[Shard]:
     for options in config.judges:
         learning = {"labels": fit} if options.wants_labels else {}
         orders = 2 if getattr(options, "order", None) == "both" else 1
-        for bucket, rows in bucketed(labelled if options.name in stopping else pairs):
+        wanted = labelled if options.name in stopping else pairs
+        # Batches may take a day each: all of a judge's calls wait together.
+        for bucket, rows in bucketed(wanted) if getattr(options, "batch", None) is None else [("all", wanted)]:
             slices = _slices(frames, rows, labelled if options.wants_labels else None)
             reads = _reads(options, config, bench)
             shards.append(Shard(f"{options.name}-{bucket}", slices | learning, reads, rows.height * orders))
