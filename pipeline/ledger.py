@@ -495,7 +495,7 @@ class Ledger:
 
         for at, operations in enumerate(batch):
             for operation in operations:
-                if operation.key in pending:
+                if operation.key in pending or len(pending) >= MOST_AT_ONCE:
                     finish()
                 pending[operation.key] = operation
                 places.append((at, operation.key))
@@ -700,7 +700,9 @@ def _engine(url: sa.URL) -> sa.Engine:
         event.listen(engine, "begin", _begin_immediate)
         return engine
     try:
-        engine = sa.create_engine(url, pool_pre_ping=True, hide_parameters=True)
+        # Planned afresh each time: a plan that was made while the ledger was small would stay.
+        afresh = {"prepare_threshold": None}
+        engine = sa.create_engine(url, pool_pre_ping=True, hide_parameters=True, connect_args=afresh)
     except ModuleNotFoundError as error:
         raise ConfigError(
             "a ledger on PostgreSQL needs the package psycopg; pip install -c constraints.txt -e '.[postgres]'"
