@@ -199,7 +199,7 @@ def gate_figures(panel: Panel, args: argparse.Namespace, *, length: bool) -> dic
         side = np.sign(np.round(logit[pool], DIGITS))
         agree = (1 + side * (2 * data.people[pool] - 1)) / 2
         names = data.votes.pair_ids.gather(pool)
-        margin = np.round(np.abs(logit[pool]), DIGITS)
+        margin = np.round(np.abs(np.tanh(logit[pool] / 2)), DIGITS)  # abs(2 p - 1)
         table = pl.DataFrame({"pair_id": names, "prompt_id": names, "margin": margin, "a_chosen": side > 0})
         table = table.filter(pl.Series(side != 0))
         human = data.people[pool][audited]

@@ -13,7 +13,7 @@ mean of such p-values is one, whatever their dependence (Ruschendorf 1982). No s
 1/p with probability at most p, by Ville's inequality (Waudby-Smith & Ramdas 2024). The bets are those that are best
 when the agreement is m, for m spread evenly between target and 1; no bet can lose more than is staked.
 
-*needed* inverts the exact test's power.
+*power* is the probability with which the exact test passes at a given truth, *needed* its inverse.
 """
 
 import math
@@ -110,6 +110,11 @@ def exact_p_value(halves: int, n: int, target: float) -> float:
     win = np.clip((target - share / 2) / (1 - share), 0, 1)[None, :]
     chance = STATISTICS.binom.pmf(ties, n, share[None, :]) * STATISTICS.binom.sf(wins - 1, n - ties, win)
     return float(min(chance.sum(axis=0).max(), 1.0))
+
+
+def power(n: int, agreement: float, target: float, delta: float) -> float:
+    """Probability that the exact test of *n* units shows *target* if the truth is *agreement*."""
+    return 0.0 if n == 0 else float(STATISTICS.binom.sf(STATISTICS.binom.isf(delta, n, target), n, agreement))
 
 
 def needed(agreement: float, target: float, delta: float) -> int | None:

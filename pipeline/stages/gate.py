@@ -4,9 +4,10 @@ Certifies the whole rule (panel, selection, filters, margin threshold): with con
 with people at least `target_agreement` of the time. The unit is what the audit drew: prompts, whose outcome is the mean
 over their kept and audited pairs of the people's share for the chosen side (a tie one half), or single pairs.
 
-Thresholds are tested in a fixed order, from the strictest that has enough labels to looser ones, stopping at the first
-failure (fixed-sequence testing, Maurer et al. 1995; Angelopoulos et al. 2021, "Learn then Test"): order and start
-depend on margins and on which pairs were audited, never on what people said. The tests are pipeline/bounds.py's.
+Thresholds are tested in a fixed order, from strict to loose, stopping at the first failure (fixed-sequence testing,
+Maurer et al. 1995; Angelopoulos et al. 2021, "Learn then Test"). The sequence starts where the test is most likely to
+pass if the panel's own probabilities are right. Order and start depend on margins and on which pairs were audited,
+never on what people said of them, so that they are fixed before the test. The tests are pipeline/bounds.py's.
 """
 
 import math
@@ -30,8 +31,6 @@ UNIFORM = 1e-9
 COVERAGES = tuple(step / 20 for step in range(1, 21))
 FEW_LABELS = 4
 """Labels a unit, on average, up to which drawing one of them loses less than betting on their mean."""
-START_SHARE = 0.4
-"""Of the audited units: with fewer among the kept no threshold is tested, unless fewer suffice."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,8 @@ def certify(
     """The certificate's findings for a rule.
 
     Args:
-        table: pairs the rule keeps without a margin threshold: ``pair_id``, ``prompt_id``, ``margin``, ``a_chosen``.
+        table: pairs the rule keeps without a margin threshold: ``pair_id``, ``prompt_id``, ``margin`` (abs(2 p - 1)),
+            ``a_chosen``.
         told: ``pipeline.frames.people`` of the certify labels.
         target: agreement wanted.
         delta: allowed probability of a false certificate.
@@ -109,10 +109,9 @@ def certify(
     audit = Audit.of(table, told, unit)
     audited = len(np.unique(audit.unit))
     fewest = bounds.fewest(target, delta)
-    start = max(fewest, _starting_units(audited, target, delta))
     margins = np.sort(table["margin"].to_numpy())[::-1]
     curve = [_tested(audit, threshold, margins, target, delta) for threshold in _thresholds(margins)]
-    passed = _sequence(curve, start, delta)
+    passed = _sequence([step for step in curve if step["n_units"] >= fewest], delta)
     if passed is not None:
         reason = f"agreement of at least {target:.0%} is certified at confidence {1 - delta:.0%}"
         found = {key: value for key, value in passed.items() if key != "tested"}
@@ -133,26 +132,16 @@ def certify(
     return _refused(text, first, None if needed is None else max(needed - first["n_units"], 1), curve)
 
 
-def _sequence(curve: list[dict[str, Any]], start: int, delta: float) -> dict[str, Any] | None:
+def _sequence(curve: list[dict[str, Any]], delta: float) -> dict[str, Any] | None:
     """The loosest threshold that passes in order; marks the steps that were tested."""
     best: dict[str, Any] | None = None
-    for step in curve:
-        if step["n_units"] < start:
-            continue
+    start = max(range(len(curve)), key=lambda at: (curve[at]["power"], -at), default=0)
+    for step in curve[start:]:
         step["tested"] = True
         if step["p_value"] > delta:
             break
         best = step
     return best
-
-
-def _starting_units(available: int, target: float, delta: float) -> int:
-    """Audited units with which the sequence starts: enough to pass if the truth lies midway to 1, or 40 % of them.
-
-    Counts labels and never looks at their values, so the order of the tests stays fixed before them.
-    """
-    enough = bounds.needed((1 + target) / 2, target, delta) or bounds.MOST_LABELS
-    return min(enough, math.ceil(START_SHARE * available))
 
 
 def _refusal(table: pl.DataFrame, told: pl.DataFrame) -> str | None:
@@ -172,9 +161,14 @@ def _thresholds(margins: Array) -> list[float]:
 def _tested(audit: Audit, threshold: float, margins: Array, target: float, delta: float) -> dict[str, Any]:
     found = audit.units(threshold)
     n = len(found.value)
+    kept = margins[margins >= threshold]
+    # margin = abs(2 p - 1), so that this is the mean of max(p, 1 - p): what the panel expects of people.
+    expected = float((1 + kept).mean() / 2)
     return {
         "threshold": threshold,
-        "coverage": float((margins >= threshold).mean()),
+        "coverage": len(kept) / len(margins),
+        "expected": expected,
+        "power": bounds.power(n, expected, target, delta),
         "n_units": n,
         "sum": float(found.value.sum()),
         "agreement": float(np.average(found.value, weights=found.weight)) if n else None,

@@ -196,6 +196,13 @@ def test_labels_needed_for_known_cases() -> None:
     assert bounds.needed(0.95, 0.9, DELTA) == 128
 
 
+def test_power_by_hand() -> None:
+    # 22 units show .9 only if all are right: power .95^22 at a truth of .95, and delta or less at the target itself
+    assert bounds.power(22, 0.95, 0.9, DELTA) == pytest.approx(0.95**22)
+    assert bounds.power(22, 0.9, 0.9, DELTA) == pytest.approx(0.9**22)
+    assert bounds.power(0, 0.99, 0.9, DELTA) == 0.0
+
+
 @pytest.mark.parametrize("agreement", [0.5, 0.9, 0.9001])
 def test_no_number_of_labels_shows_what_is_not_so(agreement: float) -> None:
     assert bounds.needed(agreement, 0.9, DELTA) is None
