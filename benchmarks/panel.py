@@ -228,7 +228,7 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=60)
     parser.add_argument("--gate-splits", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tolerance", type=float, default=0.005)
+    parser.add_argument("--tolerance", type=float, default=0.006)
     parser.add_argument("--length-tolerance", type=float, default=0.05)
     parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
     args = parser.parse_args()

@@ -27,6 +27,9 @@ from pipeline.votes import Array, Integers, Mask, Votes
 
 MOST_RESIDUALS = 200
 CHUNK = 20_000
+ERRORS_TOGETHER = 2.0
+"""Judges err alike on pairs that share an answer, so what other pairs may still change varies more than if each erred
+alone. The true factor lies between 1 and the number of a prompt's answers."""
 SPECIAL: Any = scipy.special
 Ask = Callable[[int, Integers], Array]
 """(column of a call, rows of pairs) -> their votes, NaN where the call failed."""
@@ -71,7 +74,7 @@ class Policy:
         own = cast("Array", links.diagonal())
         links = links.copy()
         links.setdiag(0)
-        others = cast("Array", links.power(2) @ self.spread.shared[made])
+        others = ERRORS_TOGETHER * cast("Array", links.power(2) @ self.spread.shared[made])
         found = np.empty(len(z))
         for step in np.unique(made):
             for rows in _chunks(np.flatnonzero(made == step)):

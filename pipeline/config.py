@@ -298,7 +298,7 @@ class PanelConfig(Frozen):
     mode: Literal["full", "adaptive"] = "full"
     """`full`: every judge on every pair. `adaptive`: every judge on the `fit` pairs, then, pair by pair, the calls \
 that say most per dollar, until the full panel's verdict would hardly change."""
-    tolerance: float = Field(default=0.005, gt=0, lt=0.5)
+    tolerance: float = Field(default=0.006, gt=0, lt=0.5)
     """Adaptive: asking stops when the full panel would name the other answer with less than this probability."""
 
 
