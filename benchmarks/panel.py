@@ -4,7 +4,7 @@
 
 SET_DIR holds ``pairs.jsonl`` (pair_id, prompt, response_a, response_b, group), ``human.jsonl`` (pair_id, annotator,
 label: a, b, tie) and ``judgments.jsonl`` (pair_id, judge, mode, order, preference: a, b, tie or null). Judgments of one
-judge in several modes are members ``judge:mode`` of the panel; ``--mode`` takes one.
+judge in several modes are members ``judge/mode`` of the panel; ``--mode`` takes one.
 
 Protocol. Prompts (``group``) are shuffled; the first k pairs are labelled and fitted, the pairs of all other prompts
 are scored. People's verdict is the majority of their labels, ties dropped; an undecided verdict counts one half. Every
@@ -74,7 +74,7 @@ def load(folder: Path, mode: str | None) -> JudgedSet:
         if found.is_empty():
             raise SystemExit(f"{folder}: no judgments in mode {mode!r}")
     several = found["mode"].n_unique() > 1
-    name = pl.concat_str("judge", pl.lit(":"), "mode") if several else pl.col("judge")
+    name = pl.concat_str("judge", pl.lit("/"), "mode") if several else pl.col("judge")
     values = {"a": 1.0, "b": 0.0, "tie": 0.5}
     judgments = found.select(
         "pair_id", name.alias("judge"), "order", pl.col("preference").replace_strict(values, default=None)

@@ -202,8 +202,8 @@ def _design_weights(prompts: Integers) -> Array:
 
 
 def _kinship(judges: list[str]) -> Array:
-    """(judges, families) averaging matrix of judges named ``model:mode`` that share the model; no column otherwise."""
-    models = [judge.partition(":")[0] for judge in judges]
+    """(judges, families) averaging matrix of judges named ``model/mode`` that share the model; no column otherwise."""
+    models = [judge.partition("/")[0] for judge in judges]
     shared = sorted({model for model in models if 1 < models.count(model) < len(models)})
     kin = np.array([[float(model == one) for one in shared] for model in models]).reshape(len(judges), len(shared))
     return kin / np.maximum(kin.sum(axis=0), 1)

@@ -96,7 +96,7 @@ def test_modes_of_one_model_share_what_is_learned() -> None:
     truth = random.choice([-1.0, 1.0], 60)
     noise = random.choice([-1.0, 1.0], (60, 3))
     noise[:, 0] = truth
-    given = replace(votes(noise.tolist()), judges=["m:one", "m:two", "other"])
+    given = replace(votes(noise.tolist()), judges=["m/one", "m/two", "other"])
     human = dict(zip(given.pair_ids, ((truth + 1) / 2).tolist(), strict=True))
     alone = replace(given, judges=["m", "n", "other"])
     kin = fit(given, human, np.ones(3)).own
