@@ -75,7 +75,8 @@ def _config_tables() -> list[str]:
         required = part.get("required", [])
         for key, field in part.get("properties", {}).items():
             default = "required" if key in required else f"`{field['default']}`" if "default" in field else ""
-            out.append(f"| `{key}` | {default.replace('|', chr(92) + '|')} | {' '.join(field.get('description', '').split())} |")
+            told = " ".join(field.get("description", "").split())
+            out.append(f"| `{key}` | {default.replace('|', chr(92) + '|')} | {told} |")
         out.append("")
     return out
 

@@ -32,6 +32,8 @@ TIE_SHARES, DRAWS, BETS = 61, 100, 200
 BISECTIONS = 20
 LIKELY = 0.5
 """Above this agreement the bound at a small delta lies far enough below the mean for ties not to matter."""
+PRICE: dict[Kind, float] = {"exact": 1.0, "drawn": 2.0, "betting": 4.0}
+"""The exact test at delta over this asks for about as much; `betting` by trial at 20 to 100 units."""
 POWER = 0.8
 MOST_LABELS, BLOCK = 20_000, 500
 
@@ -60,6 +62,10 @@ class Outcomes:
             tails: Array = STATISTICS.binom.sf(wins - 1, len(self.value), target)
             return float(min(1.0, 2 * float(share @ tails)))
         return exact_p_value(round(2 * float(self.value.sum())), len(self.value), target)
+
+    def power(self, agreement: float, target: float, delta: float) -> float:
+        """Probability, about, with which *target* is shown if the truth is *agreement*; what was said plays no part."""
+        return power(len(self.value), agreement, target, delta / PRICE[self.kind])
 
     def lower_bound(self, delta: float) -> float:
         """The largest target that is shown at confidence 1 - *delta*; 0 when none is."""

@@ -168,7 +168,7 @@ def _tested(audit: Audit, threshold: float, margins: Array, target: float, delta
         "threshold": threshold,
         "coverage": len(kept) / len(margins),
         "expected": expected,
-        "power": bounds.power(n, expected, target, delta),
+        "power": found.power(expected, target, delta),
         "n_units": n,
         "sum": float(found.value.sum()),
         "agreement": float(np.average(found.value, weights=found.weight)) if n else None,
