@@ -163,7 +163,7 @@ def certificate_words(certificate: Mapping[str, Any] | None) -> str:
         )
     if found.get("agreement") is not None:
         words.append(
-            f"Measured on {found.get('n_units', UNCOUNTED)} audited prompts: "
+            f"Measured on {found.get('n_units', UNCOUNTED)} audited {found.get('unit', 'prompt')}s: "
             f"{_percent(found['agreement'])} agreement (a tie counts one half; strictly "
             f"{_percent(found.get('strict_agreement'))}), lower bound {_percent(found.get('lower_bound'))}."
         )
