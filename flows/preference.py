@@ -172,7 +172,7 @@ def _run_stage(run: _Opened, config_path: Path, name: str, *, force: bool) -> St
 
     Not at the same time: a shard holds hundreds of calls that are in flight together already, the limits of an
     endpoint (calls in flight, calls a minute) and the memory of a GPU are meant for one, and the first that fails
-    stops the rest before they cost anything.
+    stops the rest before they cost anything (``runner.in_turn``).
     """
     bench, what = run.bench, runner.stage(name)
     shards = run.plans[name] = runner.plan(bench, what)
@@ -182,8 +182,7 @@ def _run_stage(run: _Opened, config_path: Path, name: str, *, force: bool) -> St
         if force or not runner.is_done(bench.folder, what, shard.name, stamp)
     ]
     try:
-        for shard, stamp in todo:
-            shard_task(config_path, bench.folder.path, name, shard.name, stamp)
+        runner.in_turn(todo, lambda shard, stamp: shard_task(config_path, bench.folder.path, name, shard.name, stamp))
     finally:
         bench.close_engines()
         del run.plans[name]

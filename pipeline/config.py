@@ -443,6 +443,11 @@ class Config(Frozen):
         name = cast("str | None", getattr(options, "endpoint", None))
         return None if name is None else self.endpoints[name].base_url
 
+    def endpoints_of(self, *options: object) -> frozenset[str]:
+        """Names of the endpoints of generators and judges."""
+        names = (cast("str | None", getattr(each, "endpoint", None)) for each in options)
+        return frozenset(name for name in names if name is not None)
+
     @field_validator("train", mode="before")
     @classmethod
     def _train_method(cls, value: object, info: ValidationInfo) -> object:

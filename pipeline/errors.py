@@ -5,7 +5,8 @@ JuryboxError
 │   ├── ConfigError         a config file: names file, line, key
 │   └── DataError           a data file: names file, line
 └── JobError              the job failed: exit code 1, what is done stays done
-    ├── EndpointError       an endpoint cannot be used (unreachable, key refused, unknown model)
+    ├── EndpointError       an endpoint cannot be used (key refused, unknown model)
+    │   └── UnreachableError  it does not answer; work at other endpoints goes on first
     ├── BudgetError         the next call could exceed the budget; raise it and run again
     ├── StorageError        the run's folder cannot be written (disk full, no permission)
     └── StageError          a stage has nothing it can work on, or its result breaks its schema
@@ -40,6 +41,18 @@ class JobError(JuryboxError):
 
 class EndpointError(JobError):
     """An endpoint refused every call for a reason that repeating cannot mend."""
+
+
+class UnreachableError(EndpointError):
+    """An endpoint answered nothing at all: start it, or correct its address."""
+
+    def __init__(self, message: str, endpoint: str) -> None:
+        """*endpoint* is its name in the config."""
+        super().__init__(message, endpoint)
+        self.endpoint = endpoint
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class BudgetError(JobError):

@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +20,7 @@ from typing import Any, cast
 import polars as pl
 
 from pipeline.config import Config
-from pipeline.errors import InputError
+from pipeline.errors import InputError, UnreachableError
 from pipeline.store import RunFolder, file_digest, slice_digest
 from pipeline.workbench import Workbench
 
@@ -80,6 +81,8 @@ class Shard:
     """What it reads of the config beyond the stage's own keys; JSON-able."""
     size: int = 0
     """Units of progress (requests, rows)."""
+    endpoints: frozenset[str] = frozenset()
+    """Names of the endpoints without which it cannot be done."""
 
 
 @dataclass(frozen=True)
@@ -242,15 +245,42 @@ def run_stage(bench: Workbench, name: str, *, force: bool = False) -> StageRepor
     ]
     bench.progress.start(name, sum(max(shard.size, 1) for shard, _ in todo), skipped=not todo)
     try:
-        for shard, stamp in todo:
-            run_shard(bench, what, shard, stamp)
-            if not shard.size:
-                bench.progress.advance(1)
+        in_turn(todo, partial(_do, bench, what))
     finally:
         bench.close_engines()
     report = finish(bench, what, shards, skipped=not todo)
     bench.progress.end(name, report.rows_out, skipped=report.skipped)
     return report
+
+
+def in_turn(todo: Sequence[tuple[Shard, str]], do: Callable[[Shard, str], object]) -> None:
+    """Do shards, each with its stamp, one after the other.
+
+    The first failure stops the rest before they cost anything, except that shards at other endpoints go on where one
+    cannot be reached.
+
+    Raises:
+        UnreachableError: afterwards, where there was such an endpoint; its shards are not done.
+        JuryboxError: what *do* raises.
+    """
+    dead: dict[str, UnreachableError] = {}
+    for shard, stamp in todo:
+        if dead.keys() & shard.endpoints:
+            continue
+        try:
+            do(shard, stamp)
+        except UnreachableError as error:
+            dead[error.endpoint] = error
+    if len(dead) > 1:
+        raise UnreachableError("; ".join(map(str, dead.values())), ", ".join(dead))
+    for error in dead.values():
+        raise error
+
+
+def _do(bench: Workbench, what: Stage, shard: Shard, stamp: str) -> None:
+    run_shard(bench, what, shard, stamp)
+    if not shard.size:
+        bench.progress.advance(1)
 
 
 def _owned(run: RunFolder, frame: str, owner: str, shards: Mapping[str, tuple[Shard, str]]) -> pl.LazyFrame:

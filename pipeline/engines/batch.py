@@ -30,7 +30,7 @@ from pipeline.engines.endpoint import (
     cost_usd,
     read_answer,
 )
-from pipeline.errors import BudgetError, EndpointError, StageError
+from pipeline.errors import BudgetError, EndpointError, StageError, UnreachableError
 from pipeline.ledger import Abandon, Busy, Claim, Operation, Recorded, Release, Reply
 
 PURPOSE: Literal["batch"] = "batch"
@@ -103,9 +103,10 @@ class BatchEngine(EndpointEngine):
                 "have no batch API (remove `batch`), or the key may belong to another project than the batch's"
             )
         if isinstance(problem, RETRIED) or status is None:
-            return EndpointError(
+            return UnreachableError(
                 f"{where} could not be reached while {doing} ({problem.__cause__ or problem.message}); batches that "
-                "run there go on, and the same command fetches their answers"
+                "run there go on, and the same command fetches their answers",
+                self.options.endpoint or "",
             )
         if isinstance(problem, openai.AuthenticationError | openai.PermissionDeniedError):
             # Raises what a direct call would.

@@ -27,7 +27,7 @@ from pipeline.batches import require_kept
 from pipeline.client import Client, Session
 from pipeline.config import EndpointConfig, ModelConfig, Price
 from pipeline.engines.base import Advance, Answer, Call, Request, Toolbox
-from pipeline.errors import BudgetError, ConfigError, EndpointError
+from pipeline.errors import BudgetError, ConfigError, EndpointError, UnreachableError
 from pipeline.ledger import Abandon, Busy, Claim, Desk, Ledger, Outcome, Recorded, Release, Reply
 from pipeline.limiter import BYTES_PER_TOKEN, EndpointDeadError, Kind, Limiter, Permit
 
@@ -115,9 +115,10 @@ class EndpointEngine:
                 f"{where} knows no model {self.options.model!r} or no such path: HTTP 404; check model and base_url"
             ) from None
         if isinstance(problem, openai.APIConnectionError | EndpointDeadError) and not self.limiter.successes:
-            raise EndpointError(
+            raise UnreachableError(
                 f"{where} cannot be reached after {self.endpoint.attempts} attempts ({_cause(problem)}); start it or "
-                "correct base_url, then run the same command again"
+                "correct base_url, then run the same command again",
+                self.options.endpoint or "",
             ) from None
         status = getattr(problem, "status_code", None)
         if isinstance(problem, EndpointDeadError) or _is_transport(problem):

@@ -16,7 +16,7 @@ from pipeline.config import ModelConfig
 from pipeline.control_tokens import defused
 from pipeline.engines.base import Advance, Answer, Call, Request, Toolbox
 from pipeline.engines.endpoint import api_key
-from pipeline.errors import EndpointError
+from pipeline.errors import EndpointError, UnreachableError
 
 FATAL = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
 PASSING = (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError)
@@ -57,7 +57,10 @@ class VllmPoolingServerEngine:
 
             answers = await asyncio.gather(*[one(request) for request in requests])
         if answers and all(answer.unanswered for answer in answers):
-            raise EndpointError(f"{self._where()} answered nothing ({answers[0].error}); start it or correct base_url")
+            raise UnreachableError(
+                f"{self._where()} answered nothing ({answers[0].error}); start it or correct base_url",
+                self.options.endpoint or "",
+            )
         return answers
 
     async def _score(self, client: openai.AsyncOpenAI, request: Request) -> Answer:

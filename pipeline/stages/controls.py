@@ -51,7 +51,8 @@ def _shards(frames: Frames, config: Config, bench: Workbench) -> list[Shard]:
             "answers": dict(controls.ANSWERS),
         }
         orders = 2 if getattr(options, "order", None) == "both" else 1
-        shards.append(Shard(f"{options.name}-all", slices, reads, len(chosen) * orders))
+        size = len(chosen) * orders
+        shards.append(Shard(f"{options.name}-all", slices, reads, size, config.endpoints_of(options)))
     return shards
 
 

@@ -74,6 +74,7 @@ def _shards(frames: Frames, config: Config, bench: Workbench) -> list[Shard]:
                 "seed": config.seed,
             },
             rows.height * len(generator.temperatures) * generator.samples,
+            config.endpoints_of(generator),
         )
         for number, generator in enumerate(config.generators)
         # Batches may take a day each: all of a generator's calls wait together.

@@ -100,7 +100,8 @@ def _shards(frames: Frames, config: Config, bench: Workbench) -> list[Shard]:
         for bucket, rows in bucketed(wanted) if getattr(options, "batch", None) is None else [("all", wanted)]:
             slices = _slices(frames, rows, labelled if options.wants_labels else None)
             reads = _reads(options, config, bench)
-            shards.append(Shard(f"{options.name}-{bucket}", slices | learning, reads, rows.height * orders))
+            size, endpoints = rows.height * orders, config.endpoints_of(options)
+            shards.append(Shard(f"{options.name}-{bucket}", slices | learning, reads, size, endpoints))
     if stopping:
         shards += _adaptive_shards(frames, labelled, fit, config, bench)
     return shards
@@ -123,6 +124,8 @@ def _adaptive_shards(
             {**_slices(frames, pl.concat([rows, labelled]), None), "labels": fit},
             reads,
             rows.height,
+            # Which call comes next depends on what every judge said.
+            config.endpoints_of(*config.judges),
         )
         for bucket, rows in ([("all", rest)] if local else bucketed(rest))
         if not rows.is_empty()

@@ -8,6 +8,7 @@ thousands of calls instead of hundreds.
 import hashlib
 import json
 import os
+import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,8 +19,11 @@ import pytest
 import yaml
 
 from pipeline.config import load
+from pipeline.errors import UnreachableError
 from pipeline.limiter import Clock
 from pipeline.runner import StageReport, run_stage
+from pipeline.splits import split_labels
+from pipeline.store import RunFolder
 from pipeline.workbench import Workbench
 from tests.endpoints import DROP, Body, Endpoint, Reply, chat
 from tests.recorded_endpoint import jurybox_here
@@ -73,14 +77,17 @@ class Storm:
             return FAULTS[fault]
 
 
-def project(folder: Path, url: str, **endpoint: object) -> Path:
-    """A config with its pairs imported."""
-    judge = {"name": "one", "kind": "pairwise", "endpoint": "local", "model": "judge", "max_tokens": 60}
-    there = {"base_url": url, "concurrency": 32, "attempts": 4, "timeout_s": TIMEOUT_S, **endpoint}
+NAMES = ("one", "two", "three")
+
+
+def project(folder: Path, *urls: str, **endpoint: object) -> Path:
+    """A config with a judge at each of the endpoints, and its pairs imported."""
+    there = {"concurrency": 32, "attempts": 4, "timeout_s": TIMEOUT_S, **endpoint}
+    judge = {"kind": "pairwise", "model": "judge", "max_tokens": 60, "price": {"input": 1, "output": 2}}
     config = {
         "name": "storm",
-        "endpoints": {"local": there},
-        "judges": [{**judge, "price": {"input": 1, "output": 2}}],
+        "endpoints": {f"of_{name}": {"base_url": url, **there} for name, url in zip(NAMES, urls, strict=False)},
+        "judges": [{"name": name, "endpoint": f"of_{name}", **judge} for name in NAMES[: len(urls)]],
         "budget": {"usd": 1000},
     }
     (folder / "c.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
@@ -232,3 +239,90 @@ def test_an_outage_that_passes_is_waited_out(tmp_path: Path) -> None:
         for report, judgments in to_the_end(folder):
             assert_listed(report, judgments)
     assert len(switch.taken) == CALLS_IN_ALL
+
+
+def nowhere() -> str:
+    """The address of an endpoint that is not there."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+
+
+def config_with(folder: Path, **changed: object) -> None:
+    """Change the top level of the project's config."""
+    file = folder / "c.yaml"
+    file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text(encoding="utf-8")), **changed}), encoding="utf-8")
+
+
+def heard(folder: Path) -> dict[str, Counter[bool]]:
+    """Judge -> how many of its judgments there are, unanswered or not."""
+    rows = RunFolder(folder / "run").read("judgments").select("judge", pl.col("error").is_not_null())
+    return {name: Counter(rows.filter(pl.col("judge") == name)["error"].to_list()) for name in NAMES}
+
+
+@pytest.mark.slow
+def test_where_one_endpoint_is_dead_and_another_dies_the_third_one_judges_everything(tmp_path: Path) -> None:
+    """The dead one is said at the end; what the others answered is kept, and not asked for again when it is back."""
+    dying, alive = Switch(), Switch()
+    dying.off_after = CALLS_IN_ALL // 2
+    with Endpoint(dying) as second, Endpoint(alive) as third, Endpoint(lambda _body: Reply(200, REPLY)) as first:
+        gone = nowhere()
+        folder = project(tmp_path, gone, second.url, third.url, concurrency=8, attempts=2)
+        with pytest.raises(UnreachableError, match=rf"'of_one' \({gone}\) cannot be reached .* start it") as found:
+            judge(folder)
+        assert "of_two" not in str(found.value)
+        said = heard(folder)
+        assert said["one"] == {}
+        assert said["three"] == {False: CALLS_IN_ALL}
+        assert said["two"] == {False: len(dying.taken), True: CALLS_IN_ALL - len(dying.taken)}
+        assert CALLS_IN_ALL // 2 - 8 <= len(dying.taken) <= CALLS_IN_ALL // 2
+        # The command says so, and fails. It has no fast clock, but patience for one try.
+        dying.on = True
+        there = yaml.safe_load((folder / "c.yaml").read_text(encoding="utf-8"))["endpoints"]
+        config_with(folder, endpoints={**there, "of_one": {**there["of_one"], "attempts": 1}})
+        done = jurybox_here("judge", "c.yaml", "--run-dir", "run", cwd=folder)
+        assert done.returncode == 1
+        assert "'of_one'" in done.stderr
+        assert "cannot be reached" in done.stderr
+        assert heard(folder)["two"] == {False: CALLS_IN_ALL}
+        config_with(folder, endpoints={**there, "of_one": {**there["of_one"], "base_url": first.url}})
+        report, _ = judge(folder)
+        assert not report.incomplete
+        assert heard(folder) == {name: {False: CALLS_IN_ALL} for name in NAMES}
+        assert len(first.log) == len(third.log) == len(dying.taken) == CALLS_IN_ALL
+
+
+def for_yes(body: Body) -> Reply:
+    """The answer that begins with yes, wherever it stands."""
+    text = body["messages"][0]["content"]
+    first = text.index(">>\nyes ") < text.index(">>\nno ")
+    return Reply(200, chat(json.dumps({"rationale": "said", "verdict": "A" if first else "B"})))
+
+
+@pytest.mark.slow
+def test_an_adaptive_panel_is_not_asked_without_one_of_its_judges(tmp_path: Path) -> None:
+    """The others answer for the labelled pairs; which call comes next on the rest depends on the judge that is away."""
+    with Endpoint(for_yes) as second, Endpoint(for_yes) as first:
+        folder = project(tmp_path, nowhere(), second.url, attempts=2)
+        config_with(folder, panel={"mode": "adaptive"})
+        pairs = RunFolder(folder / "run").read("pairs").sort("pair_id")
+        words = dict(RunFolder(folder / "run").read("samples").select("sample_id", "completion").iter_rows())
+        votes = [
+            {"pair_id": key, "annotator": "ann", "label": "a" if words[sample].startswith("yes") else "b"}
+            for key, sample in pairs.select("pair_id", "sample_a").iter_rows()
+        ]
+        (folder / "labels.jsonl").write_text("\n".join(map(json.dumps, votes)), encoding="utf-8")
+        done = jurybox_here("import", "labels", "labels.jsonl", "--config", "c.yaml", "--run-dir", "run", cwd=folder)
+        assert done.returncode == 0, done.stderr
+        with Workbench(load(folder / "c.yaml"), folder / "run", folder) as bench:
+            (fit, _) = split_labels(bench.folder.read("labels"), pairs, bench.config.seed, 0.4)
+        for _ in range(2):
+            with pytest.raises(UnreachableError, match="'of_one'"):
+                judge(folder)
+            assert len(second.log) == 2 * fit["pair_id"].n_unique()
+            assert heard(folder)["two"] == {False: 2 * fit["pair_id"].n_unique()}
+        there = yaml.safe_load((folder / "c.yaml").read_text(encoding="utf-8"))["endpoints"]
+        config_with(folder, endpoints={**there, "of_one": {**there["of_one"], "base_url": first.url}})
+        report, judgments = judge(folder)
+        assert not report.incomplete
+        assert judgments["pair_id"].n_unique() == PROMPTS * PAIRS_A_PROMPT
