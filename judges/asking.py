@@ -1,13 +1,14 @@
 """What every LM judge does: ask, read, ask again what could not be read. Touches models through the engine it is given.
 
 Requests go out sorted by their words, so calls that share a prefix (rubric, prompt, first answer) stand next to each
-other and a server's prefix cache or a vendor's prompt cache still holds what they share.
+other and a server's prefix cache or a vendor's prompt cache still holds what they share. Those that are many are
+written when their turn comes (:class:`Later`): the first is on its way before the last is written.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, overload
 
 from judges.parsing import UnreadableError
 from judges.sealing import unsealed
@@ -31,8 +32,38 @@ class Heard(Generic[T]):
     """The calls behind it, one an attempt."""
 
 
+class Later(Sequence[Request]):
+    """Requests that are written when they are first asked for."""
+
+    def __init__(self, count: int, write: Callable[[int], Request]) -> None:
+        """*count* of them; *write* gets the position."""
+        self._made: list[Request | None] = [None] * count
+        self._write = write
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    @overload
+    def __getitem__(self, at: int) -> Request: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Request]: ...
+    def __getitem__(self, at: int | slice) -> Request | list[Request]:
+        if isinstance(at, slice):
+            return [self[one] for one in range(len(self))[at]]
+        found = self._made[at]
+        if found is None:
+            found = self._made[at] = self._write(at)
+        return found
+
+
 def ask(
-    engine: Engine, requests: Sequence[Request], read: Callable[[int, Answer], T], attempts: int, advance: Advance
+    engine: Engine,
+    requests: Sequence[Request],
+    read: Callable[[int, Answer], T],
+    attempts: int,
+    advance: Advance,
+    *,
+    near: Sequence[tuple[str, ...]] | None = None,
 ) -> tuple[list[Heard[T]], list[Call]]:
     """(what came of each request, in the order given; every call made).
 
@@ -43,15 +74,16 @@ def ask(
             documented shape.
         attempts: how often one request may be asked.
         advance: told of first attempts only; further ones are not progress.
+        near: what the requests are sorted by instead of their words, for those that are not written yet.
 
     Raises:
         JobError: nothing can be asked at all.
     """
     heard: dict[int, Heard[T]] = {}
     calls: dict[str, Call] = {}
-    todo = sorted(range(len(requests)), key=lambda at: requests[at].messages)
+    todo = sorted(range(len(requests)), key=lambda at: requests[at].messages if near is None else near[at])
     for attempt in range(attempts):
-        asked = [requests[at] if attempt == 0 else _again(requests[at], attempt) for at in todo]
+        asked = Later(len(todo), partial(_turn, requests, todo, attempt))
         answers = engine.complete(asked, advance if attempt == 0 else _unseen)
         again: list[int] = []
         for at, answer in zip(todo, answers, strict=True):
@@ -104,8 +136,11 @@ def spread(advance: Advance, requests: int, judgments: int) -> Advance:
     return step
 
 
-def _again(request: Request, attempt: int) -> Request:
+def _turn(requests: Sequence[Request], todo: Sequence[int], attempt: int, at: int) -> Request:
     """Another attempt is another draw; at temperature 0 only an endpoint's own noise can change the reply."""
+    request = requests[todo[at]]
+    if not attempt:
+        return request
     return replace(request, attempt=attempt, seed=seed_from(request.seed, "attempt", attempt))
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from judges import framing, parsing
-from judges.asking import Heard, ask, logprobs, words
+from judges.asking import Heard, Later, ask, logprobs, words
 from judges.base import Comparison, Judgment, Labelled, Opinions, Order
 from judges.rendering import fill, transcript
 from judges.sealing import sealed
@@ -90,7 +90,7 @@ class PairwiseJudge:
     def judge(self, comparisons: Sequence[Comparison]) -> Opinions:
         """See Judge."""
         questions = [(item, order) for item in comparisons for order in self._orders(item)]
-        requests = [self._request(item, order) for item, order in questions]
+        requests = Later(len(questions), lambda at: self._request(*questions[at]))
         engine = self.toolbox.engine(self.options)
         replies, calls = ask(
             engine,
@@ -98,6 +98,7 @@ class PairwiseJudge:
             lambda _at, answer: self._verdict(answer),
             self.options.max_attempts,
             self.toolbox.advance,
+            near=[(item.prompt_id, *_shown(item, order)) for item, order in questions],
         )
         judgments = [_judgment(item, order, heard) for (item, order), heard in zip(questions, replies, strict=True)]
         return Opinions(judgments, calls=calls)
@@ -113,17 +114,18 @@ class PairwiseJudge:
         return (self.options.order,)
 
     def _request(self, item: Comparison, order: Order) -> Request:
-        first, second = (item.completion_a, item.completion_b)[:: 1 if order == "ab" else -1]
+        first, second = _shown(item, order)
+        secret = self.toolbox.secret
         texts = {"prompt": transcript(item.messages), **self._extra(item), "first": first, "second": second}
         request = Request(
-            messages=(("user", fill(self.template, texts, self.toolbox.secret)),),
+            messages=(("user", fill(self.template, texts, secret)),),
             max_tokens=1 if self.options.verdict == "logprob" else self.options.max_tokens,
             temperature=self.options.temperature,
             seed=seed_from(self.toolbox.seed, "judge", self.options.name, *texts.values()),
             choices=parsing.CHOICES if self.options.verdict == "logprob" else (),
             response_schema=parsing.schema(self.grades) if self.options.verdict == "json" else None,
         )
-        return sealed(request, texts.values(), self.toolbox.secret)
+        return sealed(request, texts.values(), secret)
 
     def _extra(self, item: Comparison) -> dict[str, str]:
         """Texts that the frame shows besides the prompt and the two answers."""
@@ -137,6 +139,12 @@ class PairwiseJudge:
         if self.options.verdict == "json":
             return parsing.from_json(text, self.grades)
         return parsing.from_text(text, self.grades)
+
+
+def _shown(item: Comparison, order: Order) -> tuple[str, str]:
+    """The answers in the order in which they are shown."""
+    a, b = item.completion_a, item.completion_b
+    return (a, b) if order == "ab" else (b, a)
 
 
 def _instructions(verdict: str, scale: int, *, whole: bool) -> str:

@@ -7,10 +7,10 @@ text (``pipeline.control_tokens``). The same text under the same secret gets the
 caches hit.
 """
 
-import hashlib
 import hmac
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from pipeline.control_tokens import defused
 
@@ -21,12 +21,14 @@ ROLES = ("system", "user", "assistant", "tool", "developer")
 
 def fence_tag(secret: bytes, text: str, others: Sequence[str] = ()) -> str:
     """Eight hex digits for *text* that occur neither in it nor in *others*."""
-    drawn = hmac.new(secret, f"0\x00{text}".encode(), hashlib.sha256).digest()
+    drawn = hmac.digest(secret, f"0\x00{text}".encode(), "sha256")
     attempt = 0
+    # No tag spans two of them.
+    shown = "\n".join((text, *others))
     # Cheap to draw again: a text may hold thousands of tags that its author foresaw.
-    while any((tag := drawn.hex()[:8]) in candidate for candidate in (text, *others)):
+    while (tag := drawn.hex()[:8]) in shown:
         attempt += 1
-        drawn = hmac.new(secret, attempt.to_bytes(8, "big") + drawn, hashlib.sha256).digest()
+        drawn = hmac.digest(secret, attempt.to_bytes(8, "big") + drawn, "sha256")
     return tag
 
 
@@ -37,15 +39,19 @@ def fill(template: str, texts: Mapping[str, str], secret: bytes) -> str:
         KeyError: the template names a placeholder that *texts* does not hold.
     """
     shown = {name: defused(text) for name, text in texts.items()}
-    every = tuple(shown.values())
-    placeholder = re.compile(rf"\{{({'|'.join(map(re.escape, {**dict.fromkeys(NAMES), **shown}))})\}}")
+    every = ("\n".join(shown.values()),)
 
     def block(match: re.Match[str]) -> str:
         name = match.group(1)
         tag = fence_tag(secret, shown[name], every)
         return f"<<{name} {tag}>>\n{shown[name]}\n<</{name} {tag}>>"
 
-    return placeholder.sub(block, template)
+    return _placeholder(tuple(shown)).sub(block, template)
+
+
+@lru_cache(maxsize=64)
+def _placeholder(names: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(rf"\{{({'|'.join(map(re.escape, dict.fromkeys((*NAMES, *names))))})\}}")
 
 
 def transcript(messages: Sequence[tuple[str, str]]) -> str:
@@ -55,7 +61,9 @@ def transcript(messages: Sequence[tuple[str, str]]) -> str:
     that nobody can speak in another role.
     """
     contents = [content for _, content in messages]
-    held = any(f"[{role}]" in content for content in contents for role in {*ROLES, *(role for role, _ in messages)})
+    held = any("[" in content for content in contents) and any(
+        f"[{role}]" in content for content in contents for role in {*ROLES, *(role for role, _ in messages)}
+    )
     if len(messages) == 1 and messages[0][0] == "user" and not held:
         return contents[0]
     tag = f" {fence_tag(b'', repr(contents), contents)}" if held else ""

@@ -1,15 +1,16 @@
 """Pins down how judges ask: what shares a prefix goes out together, what cannot be read is asked again and no more."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from judges.asking import ask, spread, words
+from judges.asking import Later, ask, spread, words
 from judges.pairwise import PairwiseJudge
 from judges.parsing import UnreadableError
-from pipeline.engines.base import Answer, Request
+from pipeline.engines.base import Advance, Answer, Request
 from tests.worlds import Bench, Scripted, compared, said, world
 
 
@@ -34,6 +35,28 @@ def test_requests_go_out_sorted_by_their_words_and_come_back_in_their_own_order(
     assert [request.messages[0][1] for request in model.requests] == ["a", "bb", "ccc"]
     assert [one.value for one in heard] == [3, 1, 2]
     assert len(calls) == 3
+
+
+def test_requests_that_wait_are_written_once_when_their_turn_comes() -> None:
+    written: list[int] = []
+
+    def write(at: int) -> Request:
+        written.append(at)
+        return asked("cab"[at])
+
+    class Taking(Scripted):
+        def complete(self, requests: Sequence[Request], advance: Advance) -> list[Answer]:
+            assert (len(requests), written) == (3, []) or requests[0].attempt
+            first = next(iter(requests))
+            # c, a, b in the order of their own keys: a, which stands at 1, is the first and so far the only one.
+            assert (first.messages[0][1], written) == ("a", [1]) or first.attempt
+            return super().complete(requests, advance)
+
+    later = Later(3, write)
+    heard, _ = ask(Taking(lambda _request: "hm"), later, number, 2, silent, near=[("3",), ("1",), ("2",)])
+    assert written == [1, 2, 0]
+    assert [len(one.call_keys) for one in heard] == [2, 2, 2]
+    assert [one.messages[0][1] for one in later[1:]] == ["a", "b"]
 
 
 def test_what_cannot_be_read_is_asked_again_with_another_seed_and_what_can_is_not() -> None:
