@@ -62,6 +62,8 @@ class CallModel:
         The second order of a judge that was never seen in both orders of one pair stays missing where the first is
         there: nothing is known of how they go together.
         """
+        if not (np.isnan(votes.ab).any() or np.isnan(votes.ba).any()):
+            return votes
         calls = matrix(votes)
         if not (np.isnan(calls) & self.used).any():
             return votes
@@ -78,6 +80,8 @@ def matrix(votes: Votes) -> Array:
 
 def fully_judged(votes: Votes) -> Mask:
     """(pairs,) whether every call that was ever made was made, and answered, on the pair."""
+    if not (np.isnan(votes.ab).any() or np.isnan(votes.ba).any()):
+        return np.ones(len(votes.pair_ids), dtype=bool)
     missing = np.isnan(matrix(votes))
     return np.asarray(~missing[:, ~missing.all(axis=0)].any(axis=1))
 
@@ -97,7 +101,7 @@ def reference(votes: Votes) -> Votes:
 
 def call_model(votes: Votes) -> CallModel:
     """The moments of a panel's calls, from pairs whose calls may be missing in any pattern (see reference)."""
-    calls = matrix(votes)[:MOST_ROWS]
+    calls = matrix(votes.at(np.arange(min(len(votes.pair_ids), MOST_ROWS))))
     judges = len(votes.judges)
     used: Mask = np.asarray(~np.isnan(calls).all(axis=0))
     both = (~np.isnan(votes.ab) & ~np.isnan(votes.ba)).sum(axis=0) >= FEWEST_TOGETHER

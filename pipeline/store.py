@@ -33,6 +33,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._digests: dict[tuple[Path, int, int, int], str] = {}
 
     def read(self, frame: str) -> pl.DataFrame:
         """All parts of *frame*, columns as in its schema; empty when there is none.
@@ -78,7 +79,7 @@ class RunFolder:
 
     def write_part(self, frame: str, owner: str, shard: str, rows: pl.DataFrame, notes: Mapping[str, str]) -> None:
         """Validate *rows* and write them as one part with *notes* (stamp, seconds) as metadata."""
-        valid = schemas.FRAMES[frame].validate(schemas.frame(frame, rows))
+        valid = schemas.valid(frame, schemas.frame(frame, rows))
         metadata = {"jurybox": json.dumps(notes)}
         with whole(self.part(frame, owner, shard)) as file:
             # In one piece, so that equal rows are equal bytes however they were put together.
@@ -108,10 +109,18 @@ class RunFolder:
         total = hashlib.sha256()
         for file in files:
             if name in schemas.FRAMES:
-                total.update(pages_digest(file).encode())
+                total.update(self._pages_digest(file).encode())
             else:
                 total.update(str(file.relative_to(self.path)).encode() + file_digest(file).encode())
         return total.hexdigest()
+
+    def _pages_digest(self, part: Path) -> str:
+        """pages_digest, once for a file: parts are never changed, they are replaced."""
+        status = part.stat()
+        key = (part, status.st_ino, status.st_size, status.st_mtime_ns)
+        if key not in self._digests:
+            self._digests[key] = pages_digest(part)
+        return self._digests[key]
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """The artefact *name*, or None when there is none."""

@@ -45,8 +45,14 @@ def smoothed(vote: Array, answers: Integers) -> Array:
     if not len(vote):
         return vote
     design = incidence(answers)
-    normal = design.T @ design + RIDGE * SPARSE.identity(design.shape[1], format="csr")
-    scores, failed = LINEAR.cg(normal, design.T @ vote, rtol=PRECISION, atol=0.0, maxiter=10_000)
+    turned, width = design.T, design.shape[1]
+
+    def normal(scores: Array) -> Array:
+        """(A'A + r I) s; the product A'A is never formed, which would take longer than to solve with it."""
+        return cast("Array", turned @ (design @ scores)) + RIDGE * scores
+
+    system = LINEAR.LinearOperator((width, width), matvec=normal, dtype=np.float64)
+    scores, failed = LINEAR.cg(system, turned @ vote, rtol=PRECISION, atol=0.0, maxiter=10_000)
     if failed:
         raise ArithmeticError(f"the scores of {design.shape[1]} answers did not converge; are votes finite?")
     return cast("Array", design @ scores)

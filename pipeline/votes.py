@@ -51,6 +51,8 @@ class Votes:
     """Per judge, those that never gave a vote included: judgments made, failed ones included."""
     failures: dict[str, int] = field(default_factory=dict[str, int])
     """Per judge: judgments that failed."""
+    models: dict[str, str] = field(default_factory=dict[str, str])
+    """Judge -> the model behind it, where that is not its name up to a slash: modes of one model err together."""
 
     @classmethod
     def level(
@@ -77,11 +79,17 @@ class Votes:
     @cached_property
     def votes(self) -> Array:
         """(pairs, judges) mean over the orders answered, in [-1, 1]; NaN where there is none."""
-        both = (self.ab + self.ba) / 2
-        return np.where(np.isnan(self.ab), self.ba, np.where(np.isnan(self.ba), self.ab, both))
+        mean = (self.ab + self.ba) / 2
+        gaps = np.isnan(mean)
+        if gaps.any():
+            one, other = self.ab[gaps], self.ba[gaps]
+            mean[gaps] = np.where(np.isnan(one), other, one)
+        return mean
 
     def of(self, judges: list[str]) -> "Votes":
         """The same pairs with these judges only."""
+        if judges == self.judges:
+            return self
         columns = [self.judges.index(judge) for judge in judges]
         return replace(self, judges=judges, ab=self.ab[:, columns], ba=self.ba[:, columns])
 
@@ -113,9 +121,11 @@ class Votes:
         Only pairs judged in both orders count, so that the answers' quality cancels out.
         """
         both = ~np.isnan(self.ab) & ~np.isnan(self.ba)
-        lean, counted = np.where(both, np.sign(self.ab) - np.sign(self.ba), 0).sum(axis=0), both.sum(axis=0)
+        counted = both.sum(axis=0)
+        first = (both & (self.ab > 0)).sum(axis=0) + (both & (self.ba < 0)).sum(axis=0)
+        second = (both & (self.ab < 0)).sum(axis=0) + (both & (self.ba > 0)).sum(axis=0)
         return {
-            judge: float(1 / 2 + lean[column] / (4 * counted[column]))
+            judge: float(1 / 2 + (first[column] - second[column]) / (4 * counted[column]))
             for column, judge in enumerate(self.judges)
             if counted[column]
         }
@@ -128,34 +138,86 @@ def votes_of(judgments: Rows, pairs: Rows, samples: Rows) -> Votes:
     are pairs one of whose answers is not in *samples*.
     """
     table = _with_lengths(pairs, samples)
-    opinions = judgments.lazy().select("pair_id", "judge", pl.col("order").cast(pl.Enum(ORDERS)), "preference")
-    failed = pl.col("preference").is_null().sum().alias("failed")
-    made = opinions.group_by("judge").agg(pl.len().alias("made"), failed).sort("judge").collect(engine="streaming")
-    found = opinions.with_columns(
-        pl.col("judge").cast(pl.Enum(made["judge"])).to_physical(), pl.col("order").to_physical()
-    ).collect(engine="streaming")
-    row = _rows_of_runs(found["pair_id"], table["pair_id"])
-    # One cell for each pair, order and judge. NaN stands for a failed judgment as for one that was never made: neither
-    # is a vote. What belongs to no pair goes to a row that is cut off.
-    cells = np.full((table.height + 1, len(ORDERS), made.height), np.nan)
-    place = (row * len(ORDERS) + found["order"].to_numpy()) * made.height + found["judge"].to_numpy()
-    cells.reshape(-1)[place] = 2 * found["preference"].cast(pl.Float64).fill_null(np.nan).to_numpy() - 1
-    answered = (made["failed"] < made["made"]).to_numpy()
-    judges = made["judge"].filter(pl.Series(answered)).to_list()
-    ab, ba = (cells[:-1, order][:, answered] for order in range(len(ORDERS)))
+    found = (
+        judgments.lazy()
+        .select("pair_id", pl.col("judge").cast(pl.Categorical), pl.col("order").cast(pl.Enum(ORDERS)), "preference")
+        .collect(engine="streaming")
+    )
+    judges, judge = _judges(found["judge"])
+    slot = len(ORDERS) * judge + found["order"].to_physical().to_numpy().astype(np.int16)
+    failed = found["preference"].is_null()
+    made = np.bincount(judge, minlength=len(judges))
+    failures = np.bincount(judge[failed.to_numpy()], minlength=len(judges))
+    vote = 2 * found["preference"].cast(pl.Float64).fill_null(np.nan).to_numpy()
+    vote -= 1
+    calls, cells = matrix_of(found["pair_id"], table["pair_id"], slot, vote, len(judges) * len(ORDERS))
+    answered = np.flatnonzero(failures < made)
+    cells = cells.reshape(table.height, len(judges), len(ORDERS))
+    cells = cells if len(answered) == len(judges) else cells[:, answered]
+    ab, ba = cells[:, :, 0], cells[:, :, 1]
+    names = [name for name, all_of_it, bad in zip(judges, made, failures, strict=True) if bad < all_of_it]
     return Votes(
         pair_ids=table["pair_id"],
         prompts=table["prompt"].to_numpy(),
         answers=table.select("answer_a", "answer_b").to_numpy(),
-        judges=judges,
+        judges=names,
         ab=ab,
         ba=ba,
         length=table["length"].to_numpy(),
-        calls=np.bincount(row, minlength=table.height + 1)[:-1],
-        consistency=swap_consistency(judges, ab, ba),
-        judgments=dict(made.select("judge", "made").iter_rows()),
-        failures=dict(made.select("judge", "failed").iter_rows()),
+        calls=calls,
+        consistency=swap_consistency(names, ab, ba),
+        judgments=dict(zip(judges, made.tolist(), strict=True)),
+        failures=dict(zip(judges, failures.tolist(), strict=True)),
     )
+
+
+def _judges(names: pl.Series) -> tuple[list[str], npt.NDArray[np.int16]]:
+    """The judges by name, and the place of each row's among them, of a categorical column."""
+    named = names.unique()
+    spelt = named.cast(pl.String)
+    order = spelt.arg_sort()
+    judges = spelt.gather(order).to_list()
+    used, codes = named.to_physical().gather(order).to_numpy().astype(np.int64), names.to_physical().to_numpy()
+    if len(used) and (used == used[0] + np.arange(len(used))).all():
+        return judges, codes.astype(np.int16) - np.int16(used[0])
+    place = np.zeros(1 + used.max(initial=0), np.int16)
+    place[used] = np.arange(len(used), dtype=np.int16)
+    return judges, place.take(codes)
+
+
+def matrix_of(
+    ids: pl.Series, known: pl.Series, slot: npt.NDArray[np.int16], vote: Array, slots: int
+) -> tuple[Integers, Array]:
+    """(pairs,) judgments of each pair, and the matrix (pairs, slots) of votes: NaN where there is none.
+
+    NaN stands for a failed judgment as for one that was never made: neither is a vote.
+
+    Args:
+        ids: (judgments,) pairs, in any order; in parts sorted by pair most repeat the one before.
+        known: (pairs,) the pairs that count.
+        slot: (judgments,) column.
+        vote: (judgments,)
+        slots: columns.
+    """
+    starts = ids.ne_missing(ids.shift(1)).to_numpy() if len(ids) else np.empty(0, bool)
+    heads = np.flatnonzero(starts)
+    row = positions(ids.gather(heads), known)
+    # What belongs to no pair goes to a row that is cut off.
+    row = np.where(row < 0, len(known), row)
+    sizes = np.diff(heads, append=len(ids))
+    calls = np.bincount(row, sizes, minlength=len(known) + 1)[:-1].astype(np.int64)
+    if len(heads) and (sizes == slots).all():
+        # Where every pair was judged by all, in one order of judges, rows are the matrix already.
+        block = slot.reshape(-1, slots)
+        if len(set(block[0].tolist())) == slots and (block == block[0]).all():
+            matrix = vote.reshape(-1, slots)
+            if (block[0] != np.arange(slots)).any():
+                matrix = matrix.take(np.argsort(block[0]), axis=1)
+            if np.array_equal(row, np.arange(len(known))):
+                return calls, matrix
+    cells = np.full((len(known) + 1, slots), np.nan)
+    cells.reshape(-1)[np.repeat(row * slots, sizes) + slot] = vote
+    return calls, cells[:-1]
 
 
 def swap_consistency(judges: Sequence[str], ab: Array, ba: Array) -> dict[str, float]:
@@ -167,7 +229,7 @@ def swap_consistency(judges: Sequence[str], ab: Array, ba: Array) -> dict[str, f
         ba: (pairs, judges) the same of judges that saw b first.
     """
     both = ~np.isnan(ab) & ~np.isnan(ba)
-    same = (both & (np.sign(ab) == np.sign(ba))).sum(axis=0)
+    same = (both & ((ab > 0) == (ba > 0)) & ((ab < 0) == (ba < 0))).sum(axis=0)
     counted = both.sum(axis=0)
     return {judge: float(same[at] / counted[at]) for at, judge in enumerate(judges) if counted[at]}
 
@@ -182,10 +244,12 @@ def verdict_frame(votes: Votes, p_a: Array, p_a_lc: Array, decide_by: str) -> tu
         decide_by: ``p_a`` or ``p_a_lc``: whose margin and side count.
     """
     p = p_a if decide_by == "p_a" else p_a_lc
-    given = votes.votes
+    given, towards = votes.votes, np.sign(p - 1 / 2)
     present = ~np.isnan(given)
-    voted = present.sum(axis=1)
-    sided = (present & (np.sign(given) == np.sign(p - 1 / 2)[:, None])).sum(axis=1)
+    voted, sided = np.zeros(len(p), np.int64), np.zeros(len(p), np.int64)
+    for judge in range(len(votes.judges)):
+        voted += present[:, judge]
+        sided += np.sign(given[:, judge]) == towards
     made = pl.DataFrame(
         {
             "pair_id": votes.pair_ids,
@@ -198,7 +262,8 @@ def verdict_frame(votes: Votes, p_a: Array, p_a_lc: Array, decide_by: str) -> tu
         }
     )
     silent = pl.Series(voted == 0)
-    return schemas.frame("verdicts", made.filter(~silent)), votes.pair_ids.filter(silent)
+    spoken = made.filter(~silent) if silent.any() else made
+    return schemas.frame("verdicts", spoken), votes.pair_ids.filter(silent)
 
 
 def _with_lengths(pairs: Rows, samples: Rows) -> pl.DataFrame:
@@ -207,36 +272,28 @@ def _with_lengths(pairs: Rows, samples: Rows) -> pl.DataFrame:
     table = pairs.lazy().select("pair_id", "prompt_id", "sample_a", "sample_b").collect(engine="streaming")
     if not table["pair_id"].is_sorted():
         table = table.sort("pair_id")
-    for side in ("a", "b"):
-        at = positions(table[f"sample_{side}"], told["sample_id"])
-        longer = np.append(told["length"].to_numpy(), -1)[at]
-        table = table.with_columns(pl.Series(f"length_{side}", longer), pl.Series(f"answer_{side}", at))
-    table = table.with_columns(pl.Series("prompt", numbered(table["prompt_id"])))
-    return table.filter(pl.col("length_a") >= 0, pl.col("length_b") >= 0).select(
-        "pair_id",
-        "prompt",
-        "answer_a",
-        "answer_b",
-        ((1 + pl.col("length_a")) / (1 + pl.col("length_b"))).log().alias("length"),
+    at = positions(pl.concat([table["sample_a"], table["sample_b"]]), told["sample_id"])
+    there: Mask = np.logical_and(*(at >= 0).reshape(2, -1))
+    characters = np.append(told["length"].to_numpy(), 0).take(at)
+    a, b = (1 + characters).reshape(2, -1)
+    made = pl.DataFrame(
+        {
+            "pair_id": table["pair_id"],
+            "prompt": numbered(table["prompt_id"]),
+            "answer_a": at[: len(there)],
+            "answer_b": at[len(there) :],
+            "length": np.log(a / b),
+        }
     )
-
-
-def _rows_of_runs(ids: pl.Series, known: pl.Series) -> Integers:
-    """Position in *known* of each of *ids*, one past the end where it has none; one look-up a run.
-
-    In parts sorted by pair most ids repeat the one before.
-    """
-    frame = pl.DataFrame({"id": ids})
-    starts = frame.select(pl.col("id").ne_missing(pl.col("id").shift(1))).to_series().to_numpy()
-    heads = positions(ids.filter(pl.Series(starts)), known)
-    heads = np.where(heads < 0, len(known), heads)
-    return heads[np.cumsum(starts, dtype=np.int32) - 1] if len(ids) else heads
+    return made if there.all() else made.filter(pl.Series(there))
 
 
 def _named(present: Mask, judges: Sequence[str]) -> pl.Series:
     """(pairs,) lists of the judges that are *present*; each of the few patterns is spelt once."""
     if not judges:
         return pl.Series("judges", [list[str]()] * len(present), dtype=pl.List(pl.String))
+    if present.all():
+        return pl.Series("judges", [list(judges)], dtype=pl.List(pl.String)).new_from_index(0, len(present))
     packed = pl.DataFrame(np.packbits(present, axis=1))
     patterns = packed.unique()
     bits = np.unpackbits(patterns.to_numpy().astype(np.uint8), axis=1, count=len(judges)).astype(bool)

@@ -45,6 +45,10 @@ class Aggregation(Protocol):
 def mean_vote(votes: Array, weights: Array | None = None) -> Array:
     """Weighted mean over the judges that voted; 0 where none did."""
     used = np.ones(votes.shape[1]) if weights is None else weights
-    present = ~np.isnan(votes) * used
-    total = present.sum(axis=1)
-    return np.divide((np.nan_to_num(votes) * present).sum(axis=1), total, out=np.zeros(len(votes)), where=total > 0)
+    told, total = np.zeros(len(votes)), np.zeros(len(votes))
+    # Judge by judge: no temporary is as large as the votes.
+    for vote, weight in zip(votes.T, used, strict=True):
+        there = ~np.isnan(vote)
+        told += np.where(there, vote, 0.0) * weight
+        total += there * weight
+    return np.divide(told, total, out=np.zeros(len(votes)), where=total > 0)

@@ -21,7 +21,7 @@ from judges.suspicion import mark
 from pipeline import bradley_terry, ids, texts
 from pipeline.config import Config, SelectConfig
 from pipeline.errors import ConfigError, StageError
-from pipeline.frames import lengths, numbered, positions
+from pipeline.frames import distinct, lengths, numbered, positions
 from pipeline.runner import Result, Shard, Stage
 from pipeline.workbench import Workbench
 
@@ -98,7 +98,7 @@ def _compared(verdicts: pl.DataFrame, pairs: pl.DataFrame, samples: Rows, decide
     at = positions(verdicts["pair_id"], pairs["pair_id"])
     ends = pairs.select("prompt_id", "sample_a", "sample_b")
     known = samples.lazy().select("sample_id").collect(engine="streaming")["sample_id"]
-    known = known if known.n_unique() == len(known) else known.unique(maintain_order=True)
+    known = known if distinct(known) else known.unique(maintain_order=True)
     table = verdicts.hstack(ends[np.maximum(at, 0)]) if pairs.height else verdicts.head(0).hstack(ends.head(0))
     both = positions(pl.concat([table["sample_a"], table["sample_b"]]), known).reshape(2, -1)
     missing = int(((at < 0) | (both < 0).any(axis=0)).sum()) if pairs.height else verdicts.height
@@ -298,7 +298,8 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
         raise StageError(f"gate.required is set and nothing is certified: {certificate['reason']}")
     side = config.aggregate.decide_by
     samples, prompts = bench.folder.scan("samples"), bench.folder.scan("prompts")
-    compared = _compared(frames["verdicts"], frames["pairs"], samples, side)
+    pairs = bench.folder.scan("pairs", "pair_id", "prompt_id", "sample_a", "sample_b").collect(engine="streaming")
+    compared = _compared(frames["verdicts"], pairs, samples, side)
     scored = scores(compared, side)
     table = _decided(
         compared,

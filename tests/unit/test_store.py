@@ -4,6 +4,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from dataframely.exc import ValidationError
 
 from pipeline import schemas
 from pipeline.errors import StorageError
@@ -132,3 +133,13 @@ def test_heights_are_those_of_what_is_read(run: RunFolder) -> None:
     run.write_part("samples", "generate", "1", ROWS, {})  # another generator wrote the same
     assert run.height("samples") == run.read("samples").height == ROWS.height
     assert run.scan("samples", "sample_id").collect().shape == (2 * ROWS.height, 1)
+
+
+def test_a_key_that_is_there_twice_is_refused_among_sorted_rows_too(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.write_part("samples", "load", "one", ROWS, {})
+    with pytest.raises(ValidationError):
+        run.write_part("samples", "load", "two", pl.concat([ROWS, ROWS.head(1)]), {})
+    assert not run.part("samples", "load", "two").exists()
+    with pytest.raises(ValidationError):
+        run.write_part("samples", "load", "two", ROWS.with_columns(sample_index=pl.lit(-1)), {})

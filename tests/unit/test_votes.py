@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import schemas
-from pipeline.votes import Votes, swap_consistency, verdict_frame, votes_of
+from pipeline.votes import Votes, matrix_of, swap_consistency, verdict_frame, votes_of
 from tests.worlds import Frames, judgments, longer, world
 
 NAN = math.nan
@@ -178,3 +178,31 @@ def test_swapped_twice_is_the_same() -> None:
     # who saw a first now saw b first: the orders change places
     one = replace(votes([[0.0]]), ab=np.array([[0.8]]), ba=np.array([[0.2]]), length=np.array([1.5]))
     assert (one.swapped().ab.item(), one.swapped().ba.item(), one.swapped().length.item()) == (-0.2, -0.8, -1.5)
+
+
+@given(
+    shape=st.tuples(st.integers(1, 5), st.integers(1, 3)),
+    data=st.data(),
+)
+def test_judgments_in_full_blocks_give_the_cells_that_they_name(shape: tuple[int, int], data: st.DataObject) -> None:
+    pairs, slots = shape
+    known = [f"{pair:032x}" for pair in range(pairs)]
+    order = data.draw(st.permutations(range(slots)))
+    blocks = data.draw(st.permutations(known))
+    rows = [(pair, slot, 10 * int(pair, 16) + slot) for pair in blocks for slot in order]
+    if data.draw(st.booleans()):
+        rows = data.draw(st.permutations(rows))
+    if data.draw(st.booleans()):
+        rows = rows[:-1]
+    want = np.full((pairs, slots), np.nan)
+    for pair, slot, vote in rows:
+        want[int(pair, 16), slot] = vote
+    found = matrix_of(
+        pl.Series([row[0] for row in rows], dtype=pl.String),
+        pl.Series(known),
+        np.array([row[1] for row in rows], np.int16),
+        np.array([row[2] for row in rows], np.float64),
+        slots,
+    )
+    np.testing.assert_array_equal(found[1], want)
+    assert found[0].tolist() == (~np.isnan(want)).sum(axis=1).tolist()
