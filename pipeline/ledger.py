@@ -344,9 +344,9 @@ class Ledger:
         some = cast("list[Reply]", ending)
         named = {"rows": _array((one.key,) for one in some), "owner": self.owner}
         count, reserved = db.execute(self._said.held, named).one()
-        ours = (
-            {one.key for one in some} if count == len(some) else set(db.execute(self._said.held_keys, named).scalars())
-        )
+        ours = {one.key for one in some}
+        if count < len(some):
+            ours = {key for key, held in db.execute(self._said.held_keys, named) if held}
         outcomes.update((one.key, one.key in ours) for one in some)
         return cast("list[T]", [one for one in some if one.key in ours]), float(reserved)
 
@@ -603,10 +603,11 @@ class _Statements:
             return sa.cast(text(at), REAL)
 
         this = CALLS.c.call_key == text(0)
-        held = sa.and_(this, CALLS.c.status == "claimed", CALLS.c.owner == owner)
-        count = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(CALLS.c.reserved_usd), 0.0))
-        self.held = count.select_from(CALLS).where(held)
-        self.held_keys = sa.select(CALLS.c.call_key).where(held)
+        # No condition beside the key: PostgreSQL would take all claims for a few and compare each with every row.
+        ours = sa.and_(CALLS.c.status == "claimed", CALLS.c.owner == owner)
+        reserved = sa.func.coalesce(sa.func.sum(CALLS.c.reserved_usd).filter(ours), 0.0)
+        self.held = sa.select(sa.func.count().filter(ours), reserved).select_from(CALLS).where(this)
+        self.held_keys = sa.select(CALLS.c.call_key, ours).where(this)
         answered = CALLS.c.status == "answered"
         self.found = sa.select(
             CALLS.c.call_key,
