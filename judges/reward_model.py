@@ -69,6 +69,16 @@ class RewardModelJudge:
             """Whether it learns: with `fit`."""
             return self.fit is not None
 
+        @model_validator(mode="before")
+        @classmethod
+        def _at_once(cls, value: object) -> object:
+            if isinstance(value, Mapping) and "batch" in value:
+                raise ValueError(
+                    "a reward model takes no `batch`: batch APIs answer chats, and it is scored; leave it out, or "
+                    "judge with `kind: pairwise`"
+                )
+            return cast("object", value)
+
         @model_validator(mode="after")
         def _fitted_here(self) -> "RewardModelJudge.Options":
             if self.fit is not None and (self.engine != "transformers" or self.endpoint is not None):

@@ -76,6 +76,8 @@ ModelName = Annotated[str, AfterValidator(_model_beside_config), Field(min_lengt
 
 
 AuditUnit = Literal["prompt", "pair"]
+SCORING = ("vllm_pooling", "vllm_pooling_server")
+"""Engines of reward models."""
 
 
 class Price(Frozen):
@@ -438,6 +440,10 @@ class Config(Frozen):
     push: PushConfig | None = None
     """Upload to the Hub; a bare `org/name` is enough."""
 
+    def models(self) -> dict[str, str]:
+        """Judge -> its model, of the judges that are models."""
+        return {judge.name: judge.label for judge in self.judges if isinstance(judge, ModelConfig)}
+
     def base_url(self, options: object) -> str | None:
         """Where the model of a generator or judge is asked: a moved endpoint is another model. None in this process."""
         name = cast("str | None", getattr(options, "endpoint", None))
@@ -482,6 +488,28 @@ class Config(Frozen):
                     ("judges", at, "order"),
                     f"judge {judge.name!r} has order 'random', and an adaptive panel chooses the orders itself; "
                     "allowed with `panel.mode: adaptive`: both, ab, ba",
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _batches_can_wait(self) -> "Config":
+        for at, judge in enumerate(self.judges):
+            if self.panel.mode == "adaptive" and judge.asked_by_order and getattr(judge, "batch", None) is not None:
+                raise _fault(
+                    ("judges", at, "batch"),
+                    f"judge {judge.name!r} has `batch`, and each of an adaptive panel's rounds would wait for one; "
+                    "leave out `batch`, or set `panel.mode: full`",
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _generators_write(self) -> "Config":
+        for at, generator in enumerate(self.generators):
+            if generator.engine in SCORING:
+                raise _fault(
+                    ("generators", at, "engine"),
+                    f"engine {generator.engine!r} returns a number and writes no answers; allowed: transformers, "
+                    "vllm, vllm_batch, your own ./file.py:Name, or `endpoint` instead",
                 )
         return self
 

@@ -10,6 +10,8 @@ from pipeline.config import Config, load
 from pipeline.errors import ConfigError
 
 HEAD = "name: x\n"
+ENDPOINT = "endpoints: {e: {base_url: 'http://h/v1'}}\n"
+BATCH = "kind: pairwise, model: m, endpoint: e, batch: true"
 
 
 def fault(tmp_path: Path, text: str) -> str:
@@ -86,6 +88,24 @@ def fault(tmp_path: Path, text: str) -> str:
         ("push: nobody\n", "c.yaml:2: push.repo:", ("found 'nobody'",)),
         ("labels: {path: l.jsonl, simulated: {kind: './p.py:P'}}\n", "c.yaml:", ("`path` or `simulated`, not both",)),
         ("judges: 3\n", "c.yaml:2: judges:", ("found 3",)),
+        (
+            f"panel: {{mode: adaptive}}\n{ENDPOINT}judges:\n  - {{name: l, kind: length}}\n  - {{name: b, {BATCH}}}\n",
+            "c.yaml:6: judges.1.batch:",
+            ("'b' has `batch`", "rounds would wait", "leave out `batch`", "`panel.mode: full`"),
+        ),
+        (
+            f"{ENDPOINT}judges:\n  - {{name: r, kind: reward_model, model: m, endpoint: e, batch: true}}\n",
+            "c.yaml:4: judges.0:",
+            ("reward model takes no `batch`", "leave it out", "`kind: pairwise`"),
+        ),
+        *(
+            (
+                f"generators:\n  - {{model: m, engine: {engine}}}\n",
+                "c.yaml:3: generators.0.engine:",
+                (f"'{engine}' returns a number", "allowed: transformers, vllm, vllm_batch", "`endpoint` instead"),
+            )
+            for engine in ("vllm_pooling", "vllm_pooling_server")
+        ),
     ],
 )
 def test_an_error_names_file_line_key_and_remedy(tmp_path: Path, text: str, where: str, hints: tuple[str, ...]) -> None:
@@ -93,6 +113,14 @@ def test_an_error_names_file_line_key_and_remedy(tmp_path: Path, text: str, wher
     assert where in said
     for hint in hints:
         assert hint in said
+
+
+def test_batches_are_for_a_whole_panel_and_for_judges_that_an_adaptive_one_asks_as_a_whole() -> None:
+    endpoints = {"e": {"base_url": "http://h/v1"}}
+    judge = {"name": "b", "model": "m", "endpoint": "e", "batch": True}
+    for mode, kind in (("full", "pairwise"), ("adaptive", "pointwise")):
+        settings = {"name": "x", "endpoints": endpoints, "panel": {"mode": mode}, "judges": [{**judge, "kind": kind}]}
+        assert Config.model_validate(settings).judges[0].name == "b"
 
 
 def test_every_fault_is_told_at_once(tmp_path: Path) -> None:
