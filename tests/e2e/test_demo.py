@@ -52,10 +52,12 @@ def test_every_row_is_accounted_for(demo: Path) -> None:
     # 400 prompts x 4 temperatures, one sample each.
     assert run.read("prompts").height == 400
     assert run.read("samples").height + gone("generate") == 400 * 4
-    per_prompt = run.read("samples").group_by("prompt_id").len()
-    possible = sum(n * (n - 1) // 2 for n in per_prompt["len"])
+    # A text that a prompt has twice is one answer; its twin is dropped, and every two different answers are a pair.
+    per_prompt = run.read("samples").group_by("prompt_id").agg(pl.len().alias("all"), pl.col("completion").n_unique())
+    possible = sum(n * (n - 1) // 2 for n in per_prompt["completion"])
     single = dropped.filter((pl.col("stage") == "pair") & (pl.col("reason") == "single_answer")).height
-    assert run.read("pairs").height + gone("pair") - single == possible
+    assert run.read("pairs").height == possible
+    assert gone("pair") - single == (per_prompt["all"] - per_prompt["completion"]).sum()
     assert run.read("verdicts").height + gone("aggregate") == run.read("pairs").height
     assert run.read("kept").height + gone("select") == run.read("verdicts").height
     rows = [pl.read_parquet(demo / "dataset" / "trl_dpo" / f"{split}.parquet").height for split in ("train", "test")]
