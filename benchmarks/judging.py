@@ -5,7 +5,8 @@
 A local HTTP/1.1 server in a process of its own answers every chat completion with the same verdict after a fixed
 latency. In turns, a bare aiohttp loop (uvloop, the same bodies, every reply read and decoded) and jurybox (a pairwise
 judge: prompts rendered, calls claimed in a new ledger on disk, sent, replies committed, verdicts parsed) make the same
-calls; the ratio is the median over rounds of (bare seconds / jurybox seconds) of neighbours. Memory is the peak of a
+calls; the ratio is the median over rounds of (bare seconds / jurybox seconds) of neighbours. ``stage_ratio`` is the
+same for the whole judge stage. Memory is the peak of a
 process of its own that makes 100,000 calls in shards, as the judge stage does. Peers, each in an environment of its
 own (``--environments``, made at first use), do the whole job as their documentation has it. The last line is JSON; the
 bar: ``ratio_to_bare_aiohttp`` at least 0.80, ``peak_rss_mb`` at most 400.
@@ -31,8 +32,8 @@ from typing import Any
 
 VERDICT = json.dumps({"rationale": "The first answer is correct, complete and to the point. " * 4, "verdict": "A"})
 MEMORY_CALLS = 100_000
-MEMORY_SHARD = 2_000
-"""Calls in a shard: about what 128 prompts with six pairs in both orders make."""
+MEMORY_SHARD = 10_000
+"""Calls in a shard: somewhat more than the judge stage puts into one with a thousand in flight."""
 MEMORY_LATENCY_S = 0.05
 WAIT_S = 1800
 
@@ -161,6 +162,37 @@ def ours(items: Sequence[Any], url: str, in_flight: int, found: list[Timed]) -> 
         failed = [one.error for one in opinions.judgments if one.error is not None]
         if failed or len(opinions.judgments) != 2 * len(items):
             raise RuntimeError(f"{len(failed)} of {len(opinions.judgments)} judgments failed: {failed[:1]}")
+
+
+def staged(items: Sequence[Any], url: str, in_flight: int, found: list[Timed]) -> None:
+    """The judge stage on the same pairs: planned, cut into shards, judged, validated, written."""
+    from pipeline import ids, schemas
+    from pipeline.runner import run_stage
+
+    prompts: dict[str, dict[str, object]] = {}
+    samples: list[dict[str, object]] = []
+    pairs: list[dict[str, object]] = []
+    for item in items:
+        prompt = ids.prompt_id(item.messages)
+        turns = [{"role": role, "content": content} for role, content in item.messages]
+        prompts[prompt] = {"prompt_id": prompt, "messages": turns, "source": "benchmark", "tags": []}
+        texts = (item.completion_a, item.completion_b)
+        keys = [ids.sample_id(prompt, "writer", None, None, text) for text in texts]
+        samples += [
+            {"sample_id": key, "prompt_id": prompt, "model": "writer", "sample_index": 0, "completion": text}
+            for key, text in zip(keys, texts, strict=True)
+        ]
+        a, b = sorted(keys)
+        pair = {"pair_id": ids.pair_id(a, b), "prompt_id": prompt, "sample_a": a, "sample_b": b}
+        pairs.append({**pair, "external_flipped": False})
+    with tempfile.TemporaryDirectory() as folder, opened(Path(folder), url, in_flight) as run:
+        for frame, rows in (("prompts", list(prompts.values())), ("samples", samples), ("pairs", pairs)):
+            empty = dict.fromkeys(schemas.frame(frame, []).columns)
+            run.folder.write_part(frame, "import", "all", schemas.frame(frame, [{**empty, **row} for row in rows]), {})
+        with Timed.taken(found):
+            report = run_stage(run, "judge")
+        if report.incomplete or report.rows_out["judgments"] != 2 * len(items):
+            raise RuntimeError(f"the stage made {report.rows_out}, incomplete: {report.incomplete}")
 
 
 def bodies(items: Sequence[Any], url: str, in_flight: int) -> list[bytes]:
@@ -428,7 +460,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     """Everything in turns; what the last line says."""
     items = comparisons(given.calls // 2)
     names = list(WAYS) if given.ways else []
-    found: dict[str, list[Timed]] = {name: [] for name in ("bare", "jurybox", *names)}
+    found: dict[str, list[Timed]] = {name: [] for name in ("bare", "jurybox", "stage", *names)}
     peers: dict[str, float] = {}
     with endpoint(given.latency) as url, tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "bodies.jsonl"
@@ -436,6 +468,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         for at in range(given.rounds):
             in_turn("bare", file, url, given.in_flight, found["bare"])
             ours(items, url, given.in_flight, found["jurybox"])
+            staged(items, url, given.in_flight, found["stage"])
             for name in names:
                 in_turn(name, file, url, given.in_flight, found[name])
             if not given.json:
@@ -445,6 +478,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
             for name in PEERS:
                 peers[name] = peer(name, items, url, given.in_flight, given.environments)
     rows = [("bare aiohttp loop", found["bare"]), ("jurybox, whole judge", found["jurybox"])]
+    rows += [("jurybox, whole judge stage", found["stage"])]
     rows += [(WAYS[name], found[name]) for name in names]
     print("| way | calls/s | of bare aiohttp | CPU ms a call |\n|---|---|---|---|")
     for name, took in rows:
@@ -456,6 +490,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         print(f"| {name}, whole job | {rate:.0f} | {rate / base:.3f} | |")
     return {
         "ratio_to_bare_aiohttp": round(median_ratio(found["jurybox"], found["bare"]), 3),
+        "stage_ratio": round(median_ratio(found["stage"], found["bare"]), 3),
         "judgments_per_s": round(given.calls / statistics.median(one.seconds for one in found["jurybox"]), 1),
         "cpu_ms_per_call": round(statistics.median(one.cpu_s for one in found["jurybox"]) / given.calls * 1000, 3),
         "peak_rss_mb": round(peak_rss_mb(given.in_flight), 1),

@@ -18,7 +18,7 @@ from judges.base import Comparison, Judge, Judgment, Labelled, Opinions, Rating
 from pipeline import adaptive, discovery, schemas
 from pipeline.config import Config, JudgeConfig
 from pipeline.errors import StageError
-from pipeline.frames import bucketed, conversation, people, with_texts
+from pipeline.frames import SHARD_PROMPTS, bucketed, conversation, people, with_texts
 from pipeline.runner import Frames, Result, Shard, Stage
 from pipeline.splits import split_labels
 from pipeline.stages.load import calls_frame
@@ -80,6 +80,8 @@ def make(options: JudgeConfig, bench: Workbench) -> Judge:
     return discovery.find("judges", options.kind, "{Kind}Judge", bench.base)(options, bench)
 
 
+WAVES = 8
+"""Calls of a shard, as a multiple of those that an endpoint gets at once."""
 ADAPTIVE = "_adaptive"
 """Shards of an adaptive panel; no judge's name starts with an underscore."""
 
@@ -97,7 +99,8 @@ def _shards(frames: Frames, config: Config, bench: Workbench) -> list[Shard]:
         orders = 2 if getattr(options, "order", None) == "both" else 1
         wanted = labelled if options.name in stopping else pairs
         # Batches may take a day each: all of a judge's calls wait together.
-        for bucket, rows in bucketed(wanted) if getattr(options, "batch", None) is None else [("all", wanted)]:
+        batch = getattr(options, "batch", None) is not None
+        for bucket, rows in [("all", wanted)] if batch else bucketed(wanted, _prompts(options, wanted, orders, config)):
             slices = _slices(frames, rows, labelled if options.wants_labels else None)
             reads = _reads(options, config, bench)
             size, endpoints = rows.height * orders, config.endpoints_of(options)
@@ -105,6 +108,16 @@ def _shards(frames: Frames, config: Config, bench: Workbench) -> list[Shard]:
     if stopping:
         shards += _adaptive_shards(frames, labelled, fit, config, bench)
     return shards
+
+
+def _prompts(options: JudgeConfig, wanted: pl.DataFrame, orders: int, config: Config) -> float:
+    """Prompts in a shard: more than usual where these would not keep the endpoint busy for WAVES round trips.
+
+    Between two shards nothing is in flight, and what the ledger holds of a larger one is not lost with it.
+    """
+    calls = wanted.height * orders / max(wanted["prompt_id"].n_unique(), 1)
+    busy = max((config.endpoints[name].concurrency for name in config.endpoints_of(options)), default=0)
+    return max(SHARD_PROMPTS, WAVES * busy / max(calls, 1))
 
 
 def _adaptive_shards(
@@ -222,7 +235,7 @@ def _begun(frames: Frames, open_: pl.Series, stopping: Sequence[str], bench: Wor
     """What is known before the first question: the panel on the `fit` pairs, the other judges on all."""
     early = pl.col("judge").is_in(list(stopping)) & pl.col("pair_id").is_in(open_.implode())
     known = bench.folder.read("judgments").join(frames["pairs"].select("pair_id"), on="pair_id").filter(~early)
-    return votes_of(known, frames["pairs"], frames["samples"])
+    return replace(votes_of(known, frames["pairs"], frames["samples"]), models=bench.config.models())
 
 
 def _price(judge: str, bench: Workbench) -> float:
