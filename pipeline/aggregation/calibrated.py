@@ -125,7 +125,7 @@ def fit(votes: Votes, labelled: Mapping[str, float], prior: Array, *, learn_leng
     told, rows = told[np.argsort(rows)], np.sort(rows)
     mean = mean_vote(votes.votes, prior)
     indirect = smoothed(mean, votes.answers)
-    kinship = _kinship(votes.judges)
+    kinship = _kinship(votes)
     own = np.nan_to_num(votes.votes[rows])
     scale = float(np.sqrt(np.mean(votes.length**2))) or 1.0
     z = standard_length(votes.length[rows], scale)[:, None] if learn_length else np.empty((len(rows), 0))
@@ -201,9 +201,9 @@ def _design_weights(prompts: Integers) -> Array:
     return 1 / (1 + INTRACLASS * (count[prompt] - 1))
 
 
-def _kinship(judges: list[str]) -> Array:
-    """(judges, families) averaging matrix of judges named ``model/mode`` that share the model; no column otherwise."""
-    models = [judge.partition("/")[0] for judge in judges]
+def _kinship(votes: Votes) -> Array:
+    """(judges, families) averaging matrix of judges that share a model; no column where none do, or all do."""
+    models = [votes.models.get(judge, judge.partition("/")[0]) for judge in votes.judges]
     shared = sorted({model for model in models if 1 < models.count(model) < len(models)})
-    kin = np.array([[float(model == one) for one in shared] for model in models]).reshape(len(judges), len(shared))
+    kin = np.array([[float(model == one) for one in shared] for model in models]).reshape(len(models), len(shared))
     return kin / np.maximum(kin.sum(axis=0), 1)

@@ -4,7 +4,7 @@ Drop reasons: ``no_judgment`` (no judge of the panel gave a verdict on the pair)
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import polars as pl
@@ -45,8 +45,9 @@ def aggregate(
         StageError: no judge gave a single readable verdict.
     """
     judgments = frames["judgments"]
-    pairs, labels = (frames[name].lazy().collect() for name in ("pairs", "labels"))
-    everyone = votes_of(judgments, pairs, frames["samples"])
+    pairs = frames["pairs"].lazy().select("pair_id", "prompt_id", "sample_a", "sample_b").collect(engine="streaming")
+    labels = frames["labels"].lazy().collect()
+    everyone = replace(votes_of(judgments, pairs, frames["samples"]), models=config.models())
     if not everyone.judges:
         raise StageError(_nothing_readable(judgments.lazy()))
     fit, certify = split_labels(labels, pairs, config.seed, config.labels.fit_fraction)
@@ -120,9 +121,9 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
         return discovery.find("pipeline.aggregation", kind, "{Kind}Aggregation", bench.base)(config.aggregate)
 
     # Judgments and texts are scanned: there may be more of them than fit into memory.
-    scanned = {name: bench.folder.scan(name) for name in ("judgments", "samples")}
+    scanned = {name: bench.folder.scan(name) for name in ("judgments", "samples", "pairs")}
     made, silent, panel = aggregate(
-        {**{name: shard.frames[name] for name in ("pairs", "labels")}, **scanned},
+        {"labels": shard.frames["labels"], **scanned},
         config,
         find(config.aggregate.method),
         find(config.aggregate.fallback),

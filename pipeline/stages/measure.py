@@ -11,7 +11,7 @@ import polars as pl
 import yaml
 
 from pipeline import agreement, annotators, bias, calibration, schemas, trend, warning
-from pipeline.config import Config, ModelConfig
+from pipeline.config import Config
 from pipeline.frames import people
 from pipeline.ratings import Ratings, Rows, ratings_of
 from pipeline.runner import Result, Shard, Stage, digest
@@ -49,7 +49,7 @@ def measured(
 
 def models(config: Config, ratings: Ratings) -> dict[str, str]:
     """Judge -> its model: the config's, or for imported judgments the judge's name up to a slash."""
-    configured = {one.name: one.label for one in config.judges if isinstance(one, ModelConfig)}
+    configured = config.models()
     return {name: configured.get(name, name.split("/", maxsplit=1)[0]) for name in ratings.judges}
 
 
@@ -92,7 +92,7 @@ STAGE = Stage(
         config.aggregate.decide_by,
         config.labels.fit_fraction,
         config.gate.target_agreement,
-        {one.name: one.label for one in config.judges if isinstance(one, ModelConfig)},
+        config.models(),
         config.seed,
     ],
 )

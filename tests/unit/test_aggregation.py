@@ -101,6 +101,9 @@ def test_modes_of_one_model_share_what_is_learned() -> None:
     alone = replace(given, judges=["m", "n", "other"])
     kin = fit(given, human, np.ones(3)).own
     strangers = fit(alone, human, np.ones(3)).own
+    # what the config says of a judge's model counts as a name does
+    told = replace(alone, models={"m": "base", "n": "base"})
+    assert fit(told, human, np.ones(3)).own == pytest.approx(kin)
     assert kin[1] > strangers[1]
     assert kin[0] > kin[1]
 
