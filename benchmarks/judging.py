@@ -32,8 +32,8 @@ from typing import Any
 
 VERDICT = json.dumps({"rationale": "The first answer is correct, complete and to the point. " * 4, "verdict": "A"})
 MEMORY_CALLS = 100_000
-MEMORY_SHARD = 10_000
-"""Calls in a shard: somewhat more than the judge stage puts into one with a thousand in flight."""
+MEMORY_SHARD = 4_000
+"""Calls in a shard: the most that the judge stage puts into one with a thousand in flight, about."""
 MEMORY_LATENCY_S = 0.05
 WAIT_S = 1800
 

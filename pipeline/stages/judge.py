@@ -80,7 +80,7 @@ def make(options: JudgeConfig, bench: Workbench) -> Judge:
     return discovery.find("judges", options.kind, "{Kind}Judge", bench.base)(options, bench)
 
 
-WAVES = 8
+WAVES = 4
 """Calls of a shard, as a multiple of those that an endpoint gets at once."""
 ADAPTIVE = "_adaptive"
 """Shards of an adaptive panel; no judge's name starts with an underscore."""

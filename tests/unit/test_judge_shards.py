@@ -12,9 +12,9 @@ from tests.worlds import labels, longer_label, world
 PROMPTS = 600
 
 
-# One pair a prompt in both orders is 2 calls a prompt. 8 round trips of 1000 calls are more than there are: one shard;
-# of 50, 400 calls of 200 prompts: the power of two above 600 / 200 is 4; of 8, less than 128 prompts make: 8 shards.
-@pytest.mark.parametrize(("concurrency", "shards"), [(1000, 1), (50, 4), (8, 8)])
+# One pair a prompt in both orders is 2 calls a prompt. 4 round trips of 1000 calls are more than there are: one shard;
+# of 100, 400 calls of 200 prompts: the power of two above 600 / 200 is 4; of 8, less than 128 prompts make: 8 shards.
+@pytest.mark.parametrize(("concurrency", "shards"), [(1000, 1), (100, 4), (8, 8)])
 def test_a_shard_keeps_its_endpoint_busy(tmp_path: Path, concurrency: int, shards: int) -> None:
     made = world({f"Question {at}?": ["one", "other"] for at in range(PROMPTS)})
     endpoint = {"base_url": "http://127.0.0.1:9/v1", "concurrency": concurrency}
