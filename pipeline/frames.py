@@ -20,13 +20,13 @@ def conversation(messages: Sequence[Mapping[str, str]]) -> tuple[tuple[str, str]
     return tuple((message["role"], message["content"]) for message in messages)
 
 
-def bucketed(rows: pl.DataFrame, prompts: float = SHARD_PROMPTS) -> list[tuple[str, pl.DataFrame]]:
-    """*rows* split by the leading bits of ``prompt_id`` into (name, rows) of about *prompts* prompts.
+def bucketed(rows: pl.DataFrame, prompts: float | None = None) -> list[tuple[str, pl.DataFrame]]:
+    """*rows* split by the leading bits of ``prompt_id`` into (name, rows) of about *prompts* prompts, or SHARD_PROMPTS.
 
     The number of buckets is a power of two, so one more prompt changes one bucket only.
     """
     count = rows["prompt_id"].n_unique()
-    bits = max(0, math.ceil(math.log2(max(count, 1) / prompts)))
+    bits = max(0, math.ceil(math.log2(max(count, 1) / (prompts or SHARD_PROMPTS))))
     digits = pl.col("prompt_id").str.slice(0, 4).str.to_integer(base=16, strict=True)
     bucket = (digits // 2 ** (16 - bits)).alias("bucket")
     parts = rows.with_columns(bucket).partition_by("bucket", as_dict=True, include_key=False)

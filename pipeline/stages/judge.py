@@ -110,14 +110,14 @@ def _shards(frames: Frames, config: Config, bench: Workbench) -> list[Shard]:
     return shards
 
 
-def _prompts(options: JudgeConfig, wanted: pl.DataFrame, orders: int, config: Config) -> float:
+def _prompts(options: JudgeConfig, wanted: pl.DataFrame, orders: int, config: Config) -> float | None:
     """Prompts in a shard: more than usual where these would not keep the endpoint busy for WAVES round trips.
 
     Between two shards nothing is in flight, and what the ledger holds of a larger one is not lost with it.
     """
     calls = wanted.height * orders / max(wanted["prompt_id"].n_unique(), 1)
     busy = max((config.endpoints[name].concurrency for name in config.endpoints_of(options)), default=0)
-    return max(SHARD_PROMPTS, WAVES * busy / max(calls, 1))
+    return max(SHARD_PROMPTS, WAVES * busy / max(calls, 1)) if busy else None
 
 
 def _adaptive_shards(
