@@ -280,7 +280,7 @@ JUDGE, LONG = CONFIG["judges"]
         ({"aggregate": {"method": "majority"}}, AFTER_AGGREGATE),
         ({"labels": {"judge_floor": 0.6}}, {"aggregate"}),
         ({"judges": [JUDGE, LONG | {"scale": 5.0}]}, {"judge", *AFTER_AGGREGATE}),
-        ({"judges": [JUDGE | {"rubric": "concision"}, LONG]}, {"judge", *AFTER_AGGREGATE}),
+        ({"judges": [JUDGE | {"rubric": "concision"}, LONG]}, {"judge", "controls", *AFTER_AGGREGATE}),
         ({"generators": [STUDENT | {"price": {"input": 1, "output": 2}}]}, set()),
         (
             {"budget": {"usd": 1}, "generators": [STUDENT | {"price": {"input": 1, "output": 2}}], "judges": [LONG]},
