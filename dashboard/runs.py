@@ -3,18 +3,32 @@
 Nothing is counted here or in a page: a page shows aggregates that stages wrote, or looks up single rows.
 """
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import polars as pl
+import yaml
 
 from pipeline.store import RunFolder
 
 STATUS_STALE_S = 30.0
 """A run whose status is older than this, s, is not running."""
+
+
+ARTEFACTS = (
+    "config.yaml",
+    "manifest.json",
+    "summary.json",
+    "panel.json",
+    "certificate.json",
+    "evaluation.json",
+    "model/training.json",
+)
+"""What changes when a page has something new to show."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +59,25 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """summary.json; empty when there is none yet."""
         return self.json("summary.json") or {}
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """config.yaml as it was written; empty when there is none."""
+        return _config(self.path, _stamp([self.path / "config.yaml"]))
+
+    @property
+    def status(self) -> dict[str, Any] | None:
+        """status.json while the run is going on, else None."""
+        told = self.json("status.json")
+        if told is None or told.get("state") != "running":
+            return None
+        return told if time.time() - float(told.get("updated_at") or 0) < STATUS_STALE_S else None
+
+    def stamp(self, *frames: str) -> "Stamp":
+        """What tells one state of *frames*, or with none of the artefacts that pages show, from another."""
+        if frames:
+            return _stamp([part for frame in frames for part in self.folder.parts(frame)])
+        return _stamp([self.path / name for name in ARTEFACTS])
 
     @property
     def people(self) -> str:
@@ -89,3 +122,11 @@ def _frame(path: Path, name: str, stamp: Stamp) -> pl.DataFrame:
 def _json(path: Path, name: str, stamp: Stamp) -> dict[str, Any] | None:
     del stamp
     return RunFolder(path).read_json(name)
+
+
+@lru_cache(maxsize=64)
+def _config(path: Path, stamp: Stamp) -> dict[str, Any]:
+    if not stamp:
+        return {}
+    written: object = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+    return cast("dict[str, Any]", written) if isinstance(written, dict) else {}

@@ -212,6 +212,20 @@ def report(config: ConfigFile, run_dir: RunDir = None, as_json: Json = False) ->
 
 
 @app.command()
+def dashboard(
+    run_dir: Annotated[
+        Path | None, typer.Option("--run-dir", help="One run's folder, or a folder of runs; default runs.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Port; default the first free one from 8501.")] = None,
+    host: Annotated[str, typer.Option(help="Address; a wider one needs a login (docs/dashboard.md).")] = "127.0.0.1",
+) -> None:
+    """Pages over all runs, live while one is going on; served until Ctrl-C, to this machine alone."""
+    from dashboard.start import start
+
+    start(run_dir or Path("runs"), host, port)
+
+
+@app.command()
 def check(config: ConfigFile, run_dir: RunDir = None, as_json: Json = False) -> None:
     """Is the config valid, are its files there and its endpoints reachable? Spends nothing."""
     from pipeline import checks
