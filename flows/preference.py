@@ -181,12 +181,14 @@ def _run_stage(run: _Opened, config_path: Path, name: str, *, force: bool) -> St
         for shard, stamp in shards.values()
         if force or not runner.is_done(bench.folder, what, shard.name, stamp)
     ]
+    bench.progress.start(name, sum(max(shard.size, 1) for shard, _ in todo), skipped=not todo)
     try:
         runner.in_turn(todo, lambda shard, stamp: shard_task(config_path, bench.folder.path, name, shard.name, stamp))
     finally:
         bench.close_engines()
         del run.plans[name]
     done = runner.finish(bench, what, shards, skipped=not todo)
+    bench.progress.end(name, done.rows_out, skipped=done.skipped)
     made = ", ".join(f"{count} {frame}" for frame, count in done.rows_out.items()) or "no rows of its own"
     get_run_logger().info("%s: %s: %s", name, "unchanged, skipped" if done.skipped else "done", made)
     return done

@@ -1,9 +1,19 @@
-"""How a run shows that it goes on: bars on a terminal, plain lines elsewhere. Writes to standard error only."""
+"""How a run shows that it goes on: bars on a terminal, plain lines elsewhere, status.json for the dashboard.
 
+Writes to standard error, and the one file.
+"""
+
+import os
+import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
+
+STATUS = "status.json"
+"""In the run's folder: what the process that last worked on it is, or was, doing."""
+Write = Callable[[str, Mapping[str, object]], None]
+"""Writes a JSON file of the run's folder, whole or not at all (``pipeline.store.RunFolder.write_json``)."""
 
 
 class Progress(Protocol):
@@ -33,6 +43,61 @@ class Silent:
 
     def end(self, stage: str, rows: Mapping[str, int], *, skipped: bool) -> None:
         """See Progress."""
+
+
+class Recorded:
+    """Writes status.json, at most once a second, and tells somebody else too.
+
+    Its keys: ``stage``; ``state`` (``running``, ``ended``, ``failed``); ``done`` of ``total`` units of the stage;
+    ``started_at`` and ``updated_at``, seconds since 1970; ``host`` and ``pid`` of the process. A process that was
+    killed leaves ``running`` behind, so whoever reads it looks whether the process lives.
+    """
+
+    INTERVAL_S = 1.0
+
+    def __init__(self, other: Progress, write: Write) -> None:
+        self.other, self.write = other, write
+        self.stage, self.total, self.done = "", 0, 0
+        self.started = self.written = 0.0
+
+    def start(self, stage: str, total: int, *, skipped: bool) -> None:
+        """See Progress."""
+        self.other.start(stage, total, skipped=skipped)
+        self.stage, self.total, self.done, self.started = stage, total, 0, time.time()
+        self._record("running")
+
+    def advance(self, done: int) -> None:
+        """See Progress."""
+        self.other.advance(done)
+        self.done += done
+        if self.stage and time.time() - self.written >= self.INTERVAL_S:
+            self._record("running")
+
+    def end(self, stage: str, rows: Mapping[str, int], *, skipped: bool) -> None:
+        """See Progress."""
+        self.other.end(stage, rows, skipped=skipped)
+        self._record("ended")
+        self.stage = ""
+
+    def failed(self) -> None:
+        """The stage that is running, if any, goes no further."""
+        if self.stage:
+            self._record("failed")
+            self.stage = ""
+
+    def _record(self, state: str) -> None:
+        self.written = time.time()
+        status = {
+            "stage": self.stage,
+            "state": state,
+            "done": self.total if state == "ended" else self.done,
+            "total": self.total,
+            "started_at": self.started,
+            "updated_at": self.written,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+        }
+        self.write(STATUS, status)
 
 
 class Lines:

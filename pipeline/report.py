@@ -4,6 +4,7 @@ The page is one self-contained file without scripts. Everything that came from m
 by the template engine.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import polars as pl
 from judges.controls import rates
 from pipeline.agreement import ANY, LONGER, PEOPLE
 from pipeline.calibration import errors
+from pipeline.margins import histogram
 from pipeline.runner import ORDER
+from pipeline.spending import by_caller
 from pipeline.store import RunFolder
 from pipeline.workbench import Workbench
 
@@ -28,8 +31,9 @@ def summary(bench: Workbench) -> dict[str, Any]:
 
     Keys: ``name``, ``rows`` (stage -> in, out), ``dropped`` (stage -> reason -> n), ``judges``, ``ceiling``
     (one person against another), ``floor`` (preferring the longer answer), ``certificate``, ``calls``, ``cost_usd``,
-    ``possibly_paid``, ``seconds``, ``incomplete``, ``warnings``, and the evaluation's ``win_rate``, ``win_rate_low``,
-    ``win_rate_high``, ``n``, ``panel_win_rate``, ``verifier``, ``reward_accuracy``, ``kl``.
+    ``spent`` (both by judge, with tokens), ``margins`` (a histogram), ``possibly_paid``, ``seconds``, ``incomplete``,
+    ``warnings``, and the evaluation's ``win_rate``, ``win_rate_low``, ``win_rate_high``, ``n``, ``panel_win_rate``,
+    ``verifier``, ``reward_accuracy``, ``kl``.
     """
     run = bench.folder
     stages = (run.read_json("manifest.json") or {"stages": {}})["stages"]
@@ -43,7 +47,7 @@ def summary(bench: Workbench) -> dict[str, Any]:
     reasons: dict[str, dict[str, int]] = {}
     for stage, reason, count in dropped.iter_rows():
         reasons.setdefault(stage, {})[reason] = count
-    calls = run.read("calls")
+    spent = by_caller(run.scan("calls"))
     panel = run.read_json("panel.json")
     certificate = run.read_json("certificate.json")
     evaluation = run.read_json("evaluation.json") or {}
@@ -59,8 +63,10 @@ def summary(bench: Workbench) -> dict[str, Any]:
         "controls": rates(run.read("controls")),
         "flags": dict(run.read("flags")["flag"].cast(pl.String).value_counts(sort=True).iter_rows()),
         "certificate": certificate,
-        "calls": calls.height,
-        "cost_usd": round(float(calls["cost_usd"].sum()), 6),
+        "calls": sum(one["calls"] for one in spent.values()),
+        "cost_usd": round(math.fsum(one["cost_usd"] for one in spent.values()), 6),
+        "spent": spent,
+        "margins": histogram(run.scan("verdicts"), run.scan("kept")),
         "possibly_paid": len(bench.ledger.possibly_paid()) if bench.has_ledger else 0,
         "seconds": round(sum(row["seconds"] for row in done.values()), 1),
         "stage_seconds": {name: row["seconds"] for name, row in done.items()},

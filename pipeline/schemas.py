@@ -310,6 +310,21 @@ class Trend(dy.Schema):
     difference_high = dy.Float64(nullable=True, description="Upper end.")
 
 
+class WinRates(dy.Schema):
+    """How often each model's answers at each temperature are preferred, by the verdicts, with 95 % intervals."""
+
+    made_by = dy.String(primary_key=True, description="The model, and ` at ` its temperature where that is known.")
+    model = dy.String(description="Model that wrote the answers.")
+    temperature = dy.Float64(nullable=True, min=0.0, description="Sampling temperature; null when imported.")
+    win_rate = dy.Float64(
+        min=0.0, max=1.0, description="Mean P(people prefer its answer) over pairs with another model or temperature."
+    )
+    low = dy.Float64(description="Lower end of the interval over whole prompts.")
+    high = dy.Float64(description="Upper end.")
+    n = dy.Int64(min=1, description="Pairs.")
+    prompts = dy.Int64(min=1, description="Prompts they come from.")
+
+
 class Warnings(dy.Schema):
     """What a reader must not overlook in agreement, bias, drift and annotators."""
 
@@ -338,6 +353,7 @@ FRAMES: dict[str, type[dy.Schema]] = {
     "calibration": Calibration,
     "bias": Bias,
     "annotators": Annotators,
+    "win_rates": WinRates,
     "trend": Trend,
     "warnings": Warnings,
 }

@@ -20,7 +20,7 @@ from pipeline.engines.base import Engine
 from pipeline.errors import ConfigError
 from pipeline.ledger import Ledger
 from pipeline.limiter import Clock, Limiter
-from pipeline.progress import Progress, Silent
+from pipeline.progress import Progress, Recorded, Silent
 from pipeline.store import RunFolder
 
 SECRET_ENV = "JURYBOX_SECRET"  # noqa: S105  the variable's name
@@ -34,7 +34,7 @@ class Workbench:
         self.config = config
         self.folder = RunFolder(path)
         self.base = base
-        self.progress: Progress = progress or Silent()
+        self.progress = Recorded(progress or Silent(), self.folder.write_json)
         self.source = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         self._engines: dict[str, Engine] = {}
         self._ledger: Ledger | None = None
@@ -60,6 +60,7 @@ class Workbench:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.progress.failed()
         self.close_engines()
         if self._ledger is not None:
             self._ledger.close()

@@ -1,4 +1,4 @@
-"""measure: how far judges, people and the panel agree, what biases the judges, whether they drift. Pure.
+"""measure: how far judges, people and the panel agree, what biases the judges, whether they drift, who wins. Pure.
 
 Reads the folders of other runs of the same config name beside this one, for the trend, and nothing else outside.
 Drops nothing.
@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import polars as pl
 import yaml
 
-from pipeline import agreement, annotators, bias, calibration, schemas, trend, warning
+from pipeline import agreement, annotators, bias, calibration, schemas, trend, warning, winning
 from pipeline.config import Config
 from pipeline.frames import people
 from pipeline.ratings import Ratings, Rows, ratings_of
@@ -23,7 +23,7 @@ from pipeline.workbench import Workbench
 def measured(
     frames: Mapping[str, pl.DataFrame], judgments: Rows, samples: Rows, config: Config
 ) -> dict[str, pl.DataFrame]:
-    """Frames ``agreement``, ``bias``, ``annotators`` and ``calibration``.
+    """Frames ``agreement``, ``bias``, ``annotators``, ``calibration`` and ``win_rates``.
 
     Args:
         frames: prompts, pairs, labels and verdicts.
@@ -44,6 +44,7 @@ def measured(
         "calibration": calibration.table(
             frames["verdicts"], people(certify), pairs, config.aggregate.decide_by, config.seed
         ),
+        "win_rates": winning.table(frames["verdicts"], pairs, samples, config.aggregate.decide_by, config.seed),
     }
 
 
@@ -86,7 +87,7 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
 STAGE = Stage(
     name="measure",
     inputs=("prompts", "samples", "pairs", "judgments", "labels", "verdicts"),
-    outputs=("agreement", "bias", "annotators", "calibration", "trend", "warnings"),
+    outputs=("agreement", "bias", "annotators", "calibration", "win_rates", "trend", "warnings"),
     run=_run,
     reads=lambda config: [
         config.aggregate.decide_by,

@@ -67,6 +67,9 @@ def test_trains_measures_and_says_so(student: str, tmp_path: Path) -> None:
     assert [point["step"] for point in report["loss"]] == [1, 2, 3, 4]
     # Before the first step the adapter changes nothing: every reward is 0 and the loss is log 2.
     assert report["loss"][0]["loss"] == pytest.approx(0.6931, abs=1e-3)
+    # an adapter that has learned nothing yet is the untrained model
+    assert report["loss"][0]["reward_margin"] == pytest.approx(0.0, abs=1e-3)
+    assert report["loss"][-1]["reward_margin"] > 0
     assert report["loss"][-1]["loss"] < report["loss"][0]["loss"]
     assert 0 <= report["reward_accuracy"] <= 1
     card = (tmp_path / "model" / "README.md").read_text()

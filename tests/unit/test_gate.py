@@ -15,6 +15,7 @@ from pipeline.frames import people
 from pipeline.runner import run_stage
 from pipeline.splits import split_labels
 from pipeline.stages import gate
+from pipeline.thresholds import Audit
 from tests.worlds import bench, decided, judgments, labels, longer, longer_label, world
 
 DELTA = 0.1
@@ -108,20 +109,20 @@ def test_the_pair_is_the_unit_where_pairs_were_drawn() -> None:
 def test_outcomes_by_hand() -> None:
     # prompt 0: people 1 and 0.5 -> .75, strictly right on one of two; prompt 1: b was preferred and b was chosen
     table = kept([0.5] * 3, [0, 0, 1]).with_columns(pl.Series("a_chosen", [True, True, False]))
-    made = gate.Audit.of(table, told([1.0, 0.5, 0.0]), "prompt").units(0.0)
+    made = Audit.of(table, told([1.0, 0.5, 0.0]), "prompt").units(0.0)
     assert made.value.tolist() == [0.75, 1.0]
     assert made.strict.tolist() == [0.5, 1.0]
 
 
 def test_the_test_follows_from_how_labels_were_drawn() -> None:
     one = kept([0.5] * 4)
-    assert gate.Audit.of(one, told([1.0] * 4), "prompt").units(0.0).kind == "exact"
+    assert Audit.of(one, told([1.0] * 4), "prompt").units(0.0).kind == "exact"
     several = told([1.0] * 4).with_columns(annotators=3)
-    assert gate.Audit.of(one, several, "prompt").units(0.0).kind == "drawn"
+    assert Audit.of(one, several, "prompt").units(0.0).kind == "drawn"
     whole = kept([0.5] * 12, [at // 6 for at in range(12)])
-    assert gate.Audit.of(whole, told([1.0] * 12), "prompt").units(0.0).kind == "betting"
+    assert Audit.of(whole, told([1.0] * 12), "prompt").units(0.0).kind == "betting"
     unequal = told([1.0] * 4).with_columns(pl.Series("inclusion_prob", [0.1, 0.2, 0.3, 0.4]))
-    found = gate.Audit.of(one, unequal, "prompt").units(0.0)
+    found = Audit.of(one, unequal, "prompt").units(0.0)
     assert found.kind == "betting"
     assert found.weight.tolist() == pytest.approx([10.0, 5.0, 10 / 3, 2.5])
 
@@ -284,4 +285,4 @@ def test_the_sides_follow_the_verdict() -> None:
     table = verdicts.join(made["pairs"], on="pair_id").with_columns((pl.col("p_a") > 1 / 2).alias("a_chosen"))
     assert 0 < table["a_chosen"].sum() < 30
     said = people(labels(made, longer_label))
-    assert gate.Audit.of(table, said, "prompt").units(0.0).value.tolist() == [1.0] * 30
+    assert Audit.of(table, said, "prompt").units(0.0).value.tolist() == [1.0] * 30

@@ -100,7 +100,12 @@ class DpoMethod:
             "steps": int(trainer.state.global_step),
             "tokens": int(max((log.get("num_tokens", 0) for log in history), default=0)),
             "loss": [
-                {"step": int(log["step"]), "loss": log["loss"], "reward_accuracy": log["rewards/accuracies"]}
+                {
+                    "step": int(log["step"]),
+                    "loss": log["loss"],
+                    "reward_accuracy": log["rewards/accuracies"],
+                    "reward_margin": log["rewards/margins"],
+                }
                 for log in history
                 if "loss" in log
             ],
