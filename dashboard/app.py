@@ -52,7 +52,8 @@ def _chosen(there: list[Run]) -> Run | None:
         st.session_state[RUN] = asked if asked in names else None
     elif st.session_state.get(RUN) not in names:
         st.session_state[RUN] = names[0] if names else None
-    name = st.sidebar.selectbox("Run", names, index=None, key=RUN, on_change=_follow, placeholder="Choose a run")
+    index = 0 if st.session_state[RUN] in names else None
+    name = st.sidebar.selectbox("Run", names, index, key=RUN, on_change=_follow, placeholder="Choose a run")
     if name is not None and asked is None:
         # Another page's address begins without it.
         st.query_params[RUN] = name

@@ -18,7 +18,7 @@ PAGE = 25
 """Pairs on a page."""
 SEARCHED = 200_000
 """Answers, and prompts, that a search looks through."""
-EXCERPT = 160
+EXCERPT = 110
 """Characters of a prompt and of an answer in the list."""
 ORDERS = ("as stored", "smallest margin first", "largest margin first", "most disagreement first")
 OUTCOMES = ("any", "kept", "dropped", "undecided")
@@ -209,10 +209,10 @@ def _described(run: Run, ids: pl.Series) -> list[dict[str, Any]]:
     pairs = _by_key(folder.scan("pairs", "pair_id", "prompt_id", "sample_a", "sample_b"), "pair_id", wanted)
     ends = [row[side] for row in pairs.values() for side in ("sample_a", "sample_b")]
     asked = folder.scan("prompts").select(
-        "prompt_id", text=pl.col("messages").list.last().struct.field("content").str.head(EXCERPT)
+        "prompt_id", text=_start(pl.col("messages").list.last().struct.field("content"))
     )
     prompts = _by_key(asked, "prompt_id", [row["prompt_id"] for row in pairs.values()])
-    starts = folder.scan("samples").select("sample_id", text=pl.col("completion").str.head(EXCERPT))
+    starts = folder.scan("samples").select("sample_id", text=_start(pl.col("completion")))
     answers = _by_key(starts, "sample_id", ends)
     verdicts = _by_key(folder.scan("verdicts", "pair_id", "p_a", "margin", "agreement"), "pair_id", wanted)
     kept = _by_key(folder.scan("kept", "pair_id", "chosen_id"), "pair_id", wanted)
@@ -235,6 +235,12 @@ def _described(run: Run, ids: pl.Series) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _start(text: pl.Expr) -> pl.Expr:
+    """The first EXCERPT characters of a text, with a sign that there are more."""
+    more = pl.when(text.str.len_chars() > EXCERPT).then(pl.lit("\N{HORIZONTAL ELLIPSIS}")).otherwise(pl.lit(""))
+    return pl.concat_str(text.str.head(EXCERPT), more)
 
 
 def _by_key(rows: pl.LazyFrame, key: str, wanted: Sequence[str]) -> dict[Any, dict[str, Any]]:

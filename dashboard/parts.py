@@ -22,20 +22,24 @@ CHOICE = 420
 CELL = 2_000
 """Characters of a text in a table's cell."""
 NOTHING = "\N{EN DASH}"
+LONG = ' class="long"'
 NUMBER = ' class="n"'
 STYLE = """<style>
 .stMainBlockContainer { padding: 2.75rem clamp(1rem, 4vw, 3.5rem) 5rem; max-width: 84rem; }
-.jb { --faint: color-mix(in srgb, currentColor 82%, transparent); --line: color-mix(in srgb, currentColor 18%, transparent);
-  line-height: 1.5; }
+@media (max-width: 48rem) { .stMainBlockContainer { padding-top: 4.5rem; } }
+.jb { line-height: 1.5; --faint: color-mix(in srgb, currentColor 82%, transparent);
+  --line: color-mix(in srgb, currentColor 18%, transparent); }
 .jb h1 { font-size: 1.9rem; padding: 0; margin: 0; }
 .jb h1 .of { font-weight: 400; color: var(--faint); }
-.jb h2 { font-size: 1.3rem; padding: 0; margin: 1.5rem 0 .25rem; }
+.jb h2 { font-size: 1.3rem; padding: 0; margin: 1.1rem 0 .25rem; }
+.jb h2:last-child { margin-bottom: -.4rem; }
+.jb a { color: inherit; text-decoration: underline; }
 .jb h3 { font-size: 1rem; padding: 0; margin: .25rem 0; }
 .jb .in > div { display: inline; white-space: normal !important; }
 .jb p { margin: 0; }
 .jb .note { color: var(--faint); max-width: 76ch; margin: 0; }
-.jb dl.jb-figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(11.5rem, 100%), 1fr)); gap: .75rem;
-  margin: .25rem 0 0; padding: 0; }
+.jb dl.jb-figures { display: grid; gap: .75rem; margin: .25rem 0 0; padding: 0;
+  grid-template-columns: repeat(auto-fit, minmax(min(11.5rem, 100%), 1fr)); }
 .jb-figures > div { border: 1px solid var(--line); border-radius: .5rem; padding: .7rem .9rem; }
 .jb-figures dt, .jb-figures .about { font-size: .875rem; font-weight: 400; color: var(--faint); }
 .jb-figures dd { margin: 0; }
@@ -51,7 +55,7 @@ STYLE = """<style>
 .jb thead th > div, .jb tbody th > a > div { overflow-wrap: normal !important; }
 .jb td > div { min-width: 5.5rem; }
 .jb td.long > div { min-width: 11rem; }
-.jb .n { text-align: right; font-variant-numeric: tabular-nums; }
+.jb .n { text-align: right; font-variant-numeric: tabular-nums; padding-right: 1.75rem; }
 .jb tbody .n, .jb tbody .n > div { white-space: nowrap !important; min-width: 0; }
 .jb .jb-list { margin: .25rem 0 0; padding: 0; list-style: none; }
 .jb-list li { border-left: 4px solid #d55e00; padding: .3rem .75rem; margin: 0 0 .35rem;
@@ -66,6 +70,8 @@ STYLE = """<style>
 .jb ins { text-decoration: underline; background: color-mix(in srgb, #0072b2 22%, transparent); }
 .jb-way { display: flex; flex-wrap: wrap; gap: .35rem 1.25rem; }
 .jb-live { display: block; font-weight: 600; }
+.stVegaLiteChart svg :is(.role-axis-label, .role-axis-title, .role-legend-label, .role-legend-title, .role-title-text,
+  .role-title-subtitle) text { fill: currentColor; }
 .jb progress { display: block; width: 100%; height: .6rem; }
 </style>"""
 
@@ -132,9 +138,16 @@ Cell = str | tuple[str, str] | None
 """Text; or the query of a link and its text; or nothing."""
 
 
-def table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[Cell]], *, numbers: Sequence[int] = ()) -> None:
-    """A table whose rows are headed by their first cell; the columns *numbers* are flush right."""
-    kinds = [NUMBER if at in numbers else "" for at in range(len(heads))]
+def table(
+    caption: str,
+    heads: Sequence[str],
+    rows: Iterable[Sequence[Cell]],
+    *,
+    numbers: Sequence[int] = (),
+    texts: Sequence[int] = (),
+) -> None:
+    """A table whose rows are headed by their first cell; columns *numbers* are flush right, *texts* have more room."""
+    kinds = [NUMBER if at in numbers else LONG if at in texts else "" for at in range(len(heads))]
     body: list[str] = []
     for first, *others in rows:
         cells = "".join(f"<td{kind}>{_cell(cell)}</td>" for cell, kind in zip(others, kinds[1:], strict=True))

@@ -3,8 +3,10 @@
 Nothing is counted here or in a page: a page shows aggregates that stages wrote, or looks up single rows.
 """
 
+import os
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,10 +15,11 @@ from typing import Any, cast
 import polars as pl
 import yaml
 
+from pipeline.progress import STATUS
 from pipeline.store import RunFolder
 
 STATUS_STALE_S = 30.0
-"""A run whose status is older than this, s, is not running."""
+"""A run on another machine whose status is older than this, s, is not running."""
 
 
 ARTEFACTS = (
@@ -68,10 +71,8 @@ class Run:
     @property
     def status(self) -> dict[str, Any] | None:
         """status.json while the run is going on, else None."""
-        told = self.json("status.json")
-        if told is None or told.get("state") != "running":
-            return None
-        return told if time.time() - float(told.get("updated_at") or 0) < STATUS_STALE_S else None
+        told = self.json(STATUS)
+        return told if told is not None and told.get("state") == "running" and _alive(told) else None
 
     def stamp(self, *frames: str) -> "Stamp":
         """What tells one state of *frames*, or with none of the artefacts that pages show, from another."""
@@ -89,6 +90,19 @@ def found(place: Path) -> list[Run]:
     """The runs in the folder *place*, or the run that it is; the last changed first."""
     folders = [place] if _is_run(place) else [path for path in place.glob("*") if _is_run(path)]
     return [Run(path) for path in sorted(folders, key=lambda path: -_changed(path))]
+
+
+def _alive(told: Mapping[str, Any]) -> bool:
+    """Whether the process that wrote a status is there: on this machine it is asked, elsewhere its status is fresh."""
+    if told.get("host") != socket.gethostname():
+        return time.time() - float(told.get("updated_at") or 0) < STATUS_STALE_S
+    try:
+        os.kill(int(told["pid"]), 0)
+    except (ProcessLookupError, KeyError, ValueError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _is_run(path: Path) -> bool:

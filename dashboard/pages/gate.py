@@ -27,8 +27,8 @@ def draw(run: Run, runs: list[Run]) -> None:
         parts.heading(
             "Agreement against coverage",
             f"Every threshold on the margin keeps a share of the pairs (coverage). Beside the agreement with "
-            f"{run.people} on the audited ones stands its lower bound; thresholds are tested from strict to loose until "
-            "one fails.",
+            f"{run.people} on the audited ones stands its lower bound. Thresholds are tested from strict to loose "
+            "until one fails.",
         )
         parts.chart(charts.gate(certificate))
         with st.expander("Every threshold in figures"):

@@ -53,7 +53,7 @@ def _list(run: Run) -> None:
     ]
     heads = ["pair", "prompt", "answer A", "answer B", "margin", "judges agreeing", "outcome"]
     caption = f"Pairs {first:,} to {last:,} of {len(found.ids):,}, page {number:,} of {found.pages:,}"
-    parts.table(caption, heads, rows, numbers=[4, 5])
+    parts.table(caption, heads, rows, numbers=[4, 5], texts=[1, 2, 3])
     before, after, _ = st.columns([1, 1, 4])
     before.button("Previous page", disabled=number == 1, on_click=_go, args=(number - 1,), width="stretch")
     after.button("Next page", disabled=number == found.pages, on_click=_go, args=(number + 1,), width="stretch")

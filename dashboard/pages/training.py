@@ -7,10 +7,8 @@ import streamlit as st
 
 from dashboard import charts, parts
 from dashboard.runs import Run
-from pipeline import schemas
 
 CURVES = {"loss": "Loss", "reward_accuracy": "Reward accuracy", "reward_margin": "Reward margin"}
-WIN_RATES = "win_rates"
 
 
 def draw(run: Run, runs: list[Run]) -> None:
@@ -119,8 +117,8 @@ def _frontier(runs: list[Run]) -> None:
 
 def _win_rates(run: Run) -> None:
     parts.heading("Win rate by temperature")
-    found = run.frame(WIN_RATES) if WIN_RATES in schemas.FRAMES else None
-    if found is None or found.is_empty():
+    found = run.frame("win_rates")
+    if found.is_empty():
         parts.missing("How often answers win by temperature is not there yet.", "jurybox measure CONFIG --force")
         return
     parts.note("How often answers of a model at a temperature win against others to the same prompt, by the verdicts.")
