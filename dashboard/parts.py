@@ -48,14 +48,16 @@ STYLE = """<style>
 .jb [tabindex]:focus-visible, .jb a:focus-visible { outline: 2px solid currentColor; outline-offset: 2px; }
 .jb table { border-collapse: collapse; width: 100%; font-size: .925rem; margin: 0; }
 .jb caption { text-align: left; font-size: .875rem; padding: 0 0 .35rem; color: var(--faint); }
-.jb th, .jb td { text-align: left; vertical-align: top; padding: .4rem 1rem .4rem 0; font-weight: 400; border: 0;
+.jb th, .jb td { text-align: left; vertical-align: top; padding: .4rem .85rem .4rem 0; font-weight: 400; border: 0;
   border-bottom: 1px solid var(--line); }
 .jb thead th { font-weight: 600; border-bottom-width: 2px; vertical-align: bottom; }
 .jb tbody th { font-weight: 600; min-width: 5.5rem; }
 .jb thead th > div, .jb tbody th > a > div { overflow-wrap: normal !important; }
-.jb td > div { min-width: 5.5rem; }
-.jb td.long > div { min-width: 11rem; }
-.jb .n { text-align: right; font-variant-numeric: tabular-nums; padding-right: 1.75rem; }
+.jb td > div { min-width: 5rem; }
+.jb td.long > div { min-width: 9rem; }
+.jb tbody th > div { min-width: 7rem; }
+.jb .jb-cell { max-height: 11rem; overflow: auto; }
+.jb .n { text-align: right; font-variant-numeric: tabular-nums; padding-right: 1.5rem; }
 .jb tbody .n, .jb tbody .n > div { white-space: nowrap !important; min-width: 0; }
 .jb .jb-list { margin: .25rem 0 0; padding: 0; list-style: none; }
 .jb-list li { border-left: 4px solid #d55e00; padding: .3rem .75rem; margin: 0 0 .35rem;
@@ -181,10 +183,11 @@ def query(**values: object) -> str:
 
 def choice(label: str, options: Sequence[str], key: str, names: Mapping[str, str] | None = None) -> str:
     """A choice that stands in the address under *key*; the first of *options* is the default."""
-    shown_as = names or {}
-    return st.selectbox(
-        label, options, key=key, bind="query-params", width=CHOICE, format_func=lambda one: shown_as.get(one, one)
-    )
+
+    def named(option: str) -> str:
+        return option if names is None else names[option]
+
+    return st.selectbox(label, list(options), key=key, bind="query-params", width=CHOICE, format_func=named)
 
 
 def chart(drawn: Chart) -> None:

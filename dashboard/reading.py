@@ -18,6 +18,8 @@ from pipeline.errors import InputError
 from pipeline.explain import behind, raw_call
 
 TIE = 0.5
+SHORT = 400
+"""Characters of a rationale that is shown at its full height."""
 SIDES = ("a", "b")
 
 
@@ -131,12 +133,20 @@ def _votes(run: Run, found: Mapping[str, Any], back: str) -> None:
             f"failed: {shown(vote['error'])}" if vote["error"] is not None else said(vote["preference"]),
             parts.number(vote["preference"]),
             weight,
-            shown(vote["rationale"], parts.CELL) if vote["rationale"] else parts.NOTHING,
+            _rationale(vote["rationale"]),
             links or parts.NOTHING,
         ]
         row = "".join(f"<td>{cell}</td>" for cell in cells)
         rows.append(f'<tr><th scope="row">{shown(vote["judge"])}</th>{row}</tr>')
     parts.raw_table("Every judgment, in both orders", heads, "".join(rows))
+
+
+def _rationale(words: str | None) -> str:
+    """A judge's words; many of them scroll."""
+    if not words:
+        return parts.NOTHING
+    text = shown(words, parts.CELL)
+    return text if len(words) <= SHORT else f'<div class="jb-cell" tabindex="0">{text}</div>'
 
 
 def said(preference: float | None) -> str:

@@ -1,5 +1,7 @@
 """The page Bias: what moves a judge besides the answers' quality. Draws the frame bias and summary.json's controls."""
 
+from typing import Any
+
 import polars as pl
 import streamlit as st
 
@@ -76,7 +78,7 @@ def _group(found: pl.DataFrame, group: str, measures: dict[str, tuple[str, str]]
 
 
 def _controls(run: Run) -> None:
-    won = run.summary.get("controls") or {}
+    won: dict[str, Any] = run.summary.get("controls") or {}
     counted = {name: one for name, one in won.items() if one["win_rate"] is not None}
     if not counted:
         return
@@ -102,7 +104,7 @@ def _controls(run: Run) -> None:
     heads = ["judge", "win rate", "95 % interval", "n", "failed", "by constant answer"]
     with st.expander("The figures: constant answers"):
         parts.table("What constant answers won", heads, rows, numbers=[1, 2, 3, 4])
-    flags = run.summary.get("flags") or {}
+    flags: dict[str, int] = run.summary.get("flags") or {}
     if flags:
         said = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in flags.items())
         parts.note(f"Answers in the data that look written for the judge: {said}. The page Pairs finds them.")

@@ -43,7 +43,7 @@ def flattened(value: object, key: str = "") -> dict[str, str]:
     elif isinstance(value, list) and any(isinstance(part, Mapping) for part in cast("list[object]", value)):
         items = [(_name(part, at), part) for at, part in enumerate(cast("list[object]", value))]
     else:
-        return {key: _words(value)}
+        return {key: _words(cast("object", value))}
     made: dict[str, str] = {}
     for name, part in items:
         made |= flattened(part, f"{key}.{name}" if key else name)

@@ -90,9 +90,10 @@ def _targets(certificate: Mapping[str, Any]) -> None:
         return
     shown = [one["target"] for one in targets]
     start = min(shown, key=lambda target: abs(target - certificate["target_agreement"]))
-    chosen = st.select_slider(
+    picked: Any = st.select_slider(
         "Target agreement", shown, start, key="target", bind="query-params", format_func=lambda value: f"{value:.0%}"
     )
+    chosen = float(picked)
     parts.html(f'<p aria-live="polite"><strong>{would(at(targets, chosen))}</strong></p>')
     parts.note(
         "A target picked after looking at these labels is a plan, not a certificate: what counts is the target of the "

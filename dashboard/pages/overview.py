@@ -31,7 +31,8 @@ def draw(run: Run, runs: list[Run]) -> None:
 
 def figures(made: Mapping[str, Any], people: str) -> list[tuple[str, str, str]]:
     """The few figures that tell a run: name, value, what stands beside it."""
-    rows = {name: n for row in made["rows"].values() for name, n in row["out"].items()}
+    # What was imported, no stage put out; those that read it know how much it was.
+    rows = {name: n for way in ("in", "out") for row in made["rows"].values() for name, n in row[way].items()}
     of = f"of {parts.count(rows['pairs'])} pairs" if "pairs" in rows else "no pairs yet"
     items = [("Pairs in the dataset", parts.count(rows.get("kept")), of), certified(made["certificate"], people)]
     if made.get("win_rate") is not None:

@@ -77,7 +77,8 @@ def _restart() -> None:
 def _asked(run: Run) -> Filters:
     """The filters as the reader set them; each stands in the address under its name."""
     judges = list(run.summary.get("judges") or {})
-    reasons = [f"{stage}: {why}" for stage, whys in (run.summary.get("dropped") or {}).items() for why in whys]
+    dropped: dict[str, dict[str, int]] = run.summary.get("dropped") or {}
+    reasons = [f"{stage}: {why}" for stage, whys in dropped.items() for why in whys]
     search, outcome, order = st.columns([2, 1, 1])
     text = search.text_input(
         "Search prompts and answers",

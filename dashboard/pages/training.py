@@ -50,7 +50,7 @@ def _history(trained: Mapping[str, Any] | None) -> None:
     if trained is None:
         parts.missing("This run has trained no model.", "jurybox train CONFIG")
         return
-    history = trained.get("loss") or []
+    history: list[dict[str, Any]] = trained.get("loss") or []
     there = [name for name in CURVES if any(step.get(name) is not None for step in history)]
     if not there:
         parts.note("The training wrote no history.")
