@@ -154,6 +154,7 @@ def _logged_in() -> str:
 
 def _free(host: str, port: int | None) -> int:
     """*port*, or the first free one from FIRST_PORT on."""
+    reason: OSError | None = None
     for one in [port] if port is not None else range(FIRST_PORT, FIRST_PORT + PORTS):
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
