@@ -36,7 +36,7 @@ CLAIM_S = 600.0
 """A claim that nobody renewed for so long, s, is free."""
 GOLD_SHARE = 0.1
 """Share of the items that are gold ones, while there are any; where they come is drawn for each person."""
-LONGEST_NAME = 64
+LONGEST_NAME = 100
 RESERVED = frozenset({ANY, GOLD, LONGER, PANEL, PEOPLE})
 """Names that stand for something else in the run's frames."""
 
@@ -127,18 +127,16 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far one person and all together are with a queue. Gold items count for the person alone."""
+    """How far a person and all together are. Gold items count like others, so that no figure tells them apart."""
 
     mine: int
-    """Labels the person gave, of any queue."""
-    done: int
-    """Pairs of the queue that have as many labels as are wanted."""
-    total: int
-    """Pairs of the queue."""
+    """Labels that the person gave."""
+    everyone: int
+    """Labels that all people gave."""
     left: int
-    """Pairs of the queue that this person may still label."""
+    """Items that will still come for this person if nobody else labels, the one on the page included."""
     skipped: int
-    """Of those, what the person passed over."""
+    """Of those, pairs that the person passed over."""
 
 
 class AnsweredError(InputError):
@@ -332,16 +330,21 @@ class LabelBook:
             return str(found["pair_id"])
 
     def progress(self, annotator: str, queue: Queue) -> Progress:
-        """How far *annotator* and all together are with *queue*."""
-        given = "(SELECT count(*) FROM labels l WHERE l.pair_id = t.pair_id AND l.queue != 'gold')"
-        count = sa.text(
-            f"SELECT count(*), coalesce(sum({given} + {OTHERS} >= t.each), 0) FROM tasks t WHERE t.queue = :queue"  # noqa: S608
-        )
+        """How far *annotator* is with *queue*."""
         with self._reading() as db:
-            total, done = db.execute(count, {"queue": queue}).one()
+            everyone, mine = db.execute(COUNT_LABELS, {"who": annotator}).one()
             left, skipped = db.execute(COUNT_OPEN, self._asking(annotator, queue)).one()
-            mine = db.execute(sa.select(sa.func.count()).where(LABELLED.c.annotator == annotator)).scalar_one()
-        return Progress(int(mine), int(done), int(total), int(left), int(skipped or 0))
+            gold = len(db.execute(OPEN_GOLD, {"who": annotator}).all())
+            held = db.execute(sa.select(CLAIMS.c.queue).where(CLAIMS.c.annotator == annotator)).scalar()
+            place = self._place(db, annotator)
+        if queue == "gold":
+            return Progress(int(mine), int(everyone), gold, 0)
+        coming = int(held == "gold")  # it was chosen by this place's coin
+        to_go, place = int(left), place + coming
+        while to_go and coming < gold:
+            to_go, coming = (to_go, coming + 1) if self._is_gold(annotator, place) else (to_go - 1, coming)
+            place += 1
+        return Progress(int(mine), int(everyone), int(left) + coming, int(skipped or 0))
 
     def queues(self) -> dict[str, int]:
         """Queues that have pairs, with how many."""
@@ -401,16 +404,19 @@ class LabelBook:
             return (gold, "gold") if gold else None
         if pair is None:
             return None
-        if self._gold_place(db, annotator) and (gold := self._gold(db, annotator)):
+        if self._is_gold(annotator, self._place(db, annotator)) and (gold := self._gold(db, annotator)):
             return gold, "gold"
         return str(pair), queue
 
-    def _gold_place(self, db: sa.Connection, annotator: str) -> bool:
-        """Whether the person's next item is a gold one."""
+    def _place(self, db: sa.Connection, annotator: str) -> int:
+        """How many items the person has been through."""
         given = db.execute(sa.select(sa.func.count()).where(LABELLED.c.annotator == annotator)).scalar_one()
         passed = sa.select(sa.func.coalesce(sa.func.sum(SKIPPED.c.times), 0)).where(SKIPPED.c.annotator == annotator)
-        count = int(given) + int(db.execute(passed).scalar_one())
-        return ids.uniform_from(self.seed, "gold-place", annotator, count) < GOLD_SHARE
+        return int(given) + int(db.execute(passed).scalar_one())
+
+    def _is_gold(self, annotator: str, place: int) -> bool:
+        """Whether the person's item at *place* is a gold one, while there are any."""
+        return ids.uniform_from(self.seed, "gold-place", annotator, place) < GOLD_SHARE
 
     def _gold(self, db: sa.Connection, annotator: str) -> str | None:
         """A gold item that is new to the person, drawn for them; passed over ones last."""
@@ -477,6 +483,7 @@ AND c.since >= :alive) < t.each"""  # noqa: S608
 FIRST_NEW = sa.text(f"SELECT t.pair_id {OPEN} AND s.pair_id IS NULL ORDER BY t.rank LIMIT 1")
 FIRST_SKIPPED = sa.text(f"SELECT t.pair_id {OPEN} AND s.pair_id IS NOT NULL ORDER BY s.skipped_at, t.rank LIMIT 1")
 COUNT_OPEN = sa.text(f"SELECT count(*), sum(s.pair_id IS NOT NULL) {OPEN}")
+COUNT_LABELS = sa.text("SELECT count(*), coalesce(sum(annotator = :who), 0) FROM labels")
 IS_OPEN = sa.text(f"SELECT 1 {OPEN} AND t.pair_id = :pair")
 OPEN_GOLD = sa.text(
     """SELECT t.pair_id, coalesce(s.times, 0)

@@ -21,7 +21,7 @@ from pipeline import discovery, ids
 from pipeline.config import LabelsConfig
 from pipeline.errors import InputError
 from pipeline.frames import GOLD, conversation, given_by_people, with_texts
-from pipeline.labelbook import LabelBook
+from pipeline.labelbook import LabelBook, rows_of
 from pipeline.splits import audited, is_fit
 from pipeline.store import RunFolder
 from pipeline.votes import Array, Integers, Mask, Votes, votes_of
@@ -282,6 +282,21 @@ def most_informative(
         added = float(weight[row])
         spread = spread - added * np.outer(moved, moved) / (1 + added * float(features[row] @ moved))
     return chosen
+
+
+def export(bench: Workbench, path: Path, fmt: str = "jsonl") -> dict[str, int]:
+    """Write the labels of the run's book for the tool *fmt*; returns how many each queue has.
+
+    The project's own JSON lines hold no texts; other tools get them with the labels.
+
+    Raises:
+        InputError: there is no label yet.
+    """
+    rows = rows_of(bench.folder.path, bench.seed)
+    if rows is None or rows.is_empty():
+        raise InputError(f"{bench.folder.path} holds no labels of the labelling page yet")
+    given = rows.to_dicts()
+    return write(given if fmt == "jsonl" else filled(bench.folder, given), path, fmt, bench.base)
 
 
 def audit_needed(
