@@ -34,7 +34,8 @@ THEME = {
     "theme.dark.linkColor": "#7cc4f0",
     "theme.dark.borderColor": "#3b4350",
 }
-"""Every text has 4.5:1 on its background, captions (the text colour at 60 %) included."""
+"""Every text has 4.5:1 on its background, captions (the text colour at 60 %) included. Buttons of the type `primary`
+are not for use: Streamlit writes on them in white, in the dark too."""
 
 
 def serve(script: Path, arguments: Sequence[str], host: str = "127.0.0.1", port: int | None = None) -> None:
@@ -58,6 +59,7 @@ def serve(script: Path, arguments: Sequence[str], host: str = "127.0.0.1", port:
 
     options: dict[str, Any] = {
         **THEME,
+        "runner.magicEnabled": False,
         "server.address": host,
         "server.port": chosen,
         "server.headless": True,
@@ -154,6 +156,7 @@ def _logged_in() -> str:
 
 def _free(host: str, port: int | None) -> int:
     """*port*, or the first free one from FIRST_PORT on."""
+    reason: OSError | None = None
     for one in [port] if port is not None else range(FIRST_PORT, FIRST_PORT + PORTS):
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -6,6 +6,7 @@ HTML from here goes through ``st.html``, which sanitizes it again; labels of wid
 import html
 import re
 import unicodedata
+from collections.abc import Sequence
 from difflib import SequenceMatcher
 
 from pipeline.card import escaped
@@ -14,6 +15,8 @@ STYLE = "white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate; 
 MARK = "border: 1px solid currentColor; border-radius: 3px; padding: 0 .2em; font-size: .85em; unicode-bidi: isolate;"
 LIMIT = 20_000
 """Characters that are shown of a text."""
+
+LONGEST_CELL = 200
 
 HIDDEN = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp"})
 """Unicode categories of characters that show as nothing, or turn what stands around them."""
@@ -58,6 +61,16 @@ def markdown(text: str) -> str:
     so what they begin with is followed by a word joiner, which has no width.
     """
     return re.sub(r"(?i)(:(?=[\w/])|@|www(?=\\?\.))", "\\1\u2060", escaped(text))
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> str:
+    """An HTML table of plain words, wrapped where it is too wide; *title* is its caption."""
+    cells = "".join(f'<th scope="col">{_safe(name)}</th>' for name in head)
+    body = "".join("<tr>" + "".join(f"<td>{_safe(cell[:LONGEST_CELL])}</td>" for cell in row) + "</tr>" for row in rows)
+    return (
+        f'<table style="overflow-wrap: anywhere"><caption style="text-align: left">{_safe(title)}</caption>'
+        f"<thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
+    )
 
 
 def _element(inner: str) -> str:
