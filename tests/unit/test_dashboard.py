@@ -11,7 +11,7 @@ import pytest
 
 from dashboard import lookup, runs
 from dashboard.lookup import ORDERS, Filters
-from dashboard.pages import compare, gate, overview, training
+from dashboard.views import compare, gate, overview, training
 from dashboard.runs import Run
 from dashboard.start import start
 from pipeline.errors import InputError

@@ -63,3 +63,8 @@ def test_the_themes_texts_are_legible(scheme: str) -> None:
     for background in ("backgroundColor", "secondaryBackgroundColor"):
         for text in ("textColor", "linkColor", "primaryColor"):
             assert contrast(colours[text], colours[background]) >= 4.5
+
+
+def test_no_folder_is_served_beside_the_labelling_page() -> None:
+    # Streamlit serves each script of a folder named pages under an address of its own: verdicts, beside a blind page.
+    assert not (Path(serve.__file__).parent / "pages").exists()

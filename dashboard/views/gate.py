@@ -9,7 +9,7 @@ from typing import Any
 import streamlit as st
 
 from dashboard import charts, parts
-from dashboard.pages.overview import certified
+from dashboard.views.overview import certified
 from dashboard.runs import Run
 
 GATE = "jurybox gate CONFIG"
