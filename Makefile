@@ -1,6 +1,8 @@
 # The two commands of README.md, and what CI adds to them. Everything happens in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+# Two files of tests at a time; a file's tests stay together, with the servers that they start.
+SHARED_OUT := -n 2 --dist loadfile
 .DEFAULT_GOAL := help
 .PHONY: help demo test unit soak lint types docs docs-check clean
 
@@ -18,10 +20,10 @@ demo: .venv/installed ## the whole job on the embedded default
 	$(BIN)/jurybox demo
 
 test: .venv/installed ## every test that this machine can run
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SHARED_OUT)
 
 unit: .venv/installed ## the quick tests
-	$(BIN)/python -m pytest tests/unit tests/property
+	$(BIN)/python -m pytest $(SHARED_OUT) tests/unit tests/property
 
 soak: .venv/installed ## kills, storms, budgets and plans at full counts: about an hour
 	JURYBOX_SOAK=1 $(BIN)/python -m pytest -s tests/integration/test_kills.py tests/integration/test_storm.py \

@@ -3,18 +3,35 @@
 Nothing is counted here or in a page: a page shows aggregates that stages wrote, or looks up single rows.
 """
 
-from collections.abc import Iterator
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import polars as pl
+import yaml
 
+from pipeline.progress import STATUS
 from pipeline.store import RunFolder
 
 STATUS_STALE_S = 30.0
-"""A run whose status is older than this, s, is not running."""
+"""A run on another machine whose status is older than this, s, is not running."""
+
+
+ARTEFACTS = (
+    "config.yaml",
+    "manifest.json",
+    "summary.json",
+    "panel.json",
+    "certificate.json",
+    "evaluation.json",
+    "model/training.json",
+)
+"""What changes when a page has something new to show."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +64,23 @@ class Run:
         return self.json("summary.json") or {}
 
     @property
+    def config(self) -> dict[str, Any]:
+        """config.yaml as it was written; empty when there is none."""
+        return _config(self.path, _stamp([self.path / "config.yaml"]))
+
+    @property
+    def status(self) -> dict[str, Any] | None:
+        """status.json while the run is going on, else None."""
+        told = self.json(STATUS)
+        return told if told is not None and told.get("state") == "running" and _alive(told) else None
+
+    def stamp(self, *frames: str) -> "Stamp":
+        """What tells one state of *frames*, or with none of the artefacts that pages show, from another."""
+        if frames:
+            return _stamp([part for frame in frames for part in self.folder.parts(frame)])
+        return _stamp([self.path / name for name in ARTEFACTS])
+
+    @property
     def people(self) -> str:
         """How this run's annotators are called: ``people`` or ``simulated people``."""
         return "simulated people" if self.summary.get("simulated_people") else "people"
@@ -56,6 +90,19 @@ def found(place: Path) -> list[Run]:
     """The runs in the folder *place*, or the run that it is; the last changed first."""
     folders = [place] if _is_run(place) else [path for path in place.glob("*") if _is_run(path)]
     return [Run(path) for path in sorted(folders, key=lambda path: -_changed(path))]
+
+
+def _alive(told: Mapping[str, Any]) -> bool:
+    """Whether the process that wrote a status is there: on this machine it is asked, elsewhere its status is fresh."""
+    if told.get("host") != socket.gethostname():
+        return time.time() - float(told.get("updated_at") or 0) < STATUS_STALE_S
+    try:
+        os.kill(int(told["pid"]), 0)
+    except (ProcessLookupError, KeyError, ValueError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _is_run(path: Path) -> bool:
@@ -89,3 +136,11 @@ def _frame(path: Path, name: str, stamp: Stamp) -> pl.DataFrame:
 def _json(path: Path, name: str, stamp: Stamp) -> dict[str, Any] | None:
     del stamp
     return RunFolder(path).read_json(name)
+
+
+@lru_cache(maxsize=64)
+def _config(path: Path, stamp: Stamp) -> dict[str, Any]:
+    if not stamp:
+        return {}
+    written: object = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+    return cast("dict[str, Any]", written) if isinstance(written, dict) else {}

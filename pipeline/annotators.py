@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import scipy.stats
 
-from pipeline import bootstrap, schemas
+from pipeline import bootstrap, kappa, schemas
 from pipeline.agreement import ANY
 from pipeline.frames import given_by_people
 
@@ -56,6 +56,26 @@ def gold_items(labels: pl.DataFrame) -> pl.DataFrame:
         .select("annotator", "labelled_at", "pair_id", right=pl.col("label").cast(pl.String) == pl.col("answer"))
         .sort("annotator", "labelled_at", "pair_id", nulls_last=True)
     )
+
+
+def between(labels: pl.DataFrame) -> list[Row]:
+    """Each two people who labelled the same pairs: ``one``, ``other``, ``n`` pairs, ``same`` (share of equal labels)
+    and ``kappa`` (Cohen's; NaN where chance alone explains all), most pairs first.
+    """  # noqa: D205
+    given = given_by_people(labels).select("pair_id", "annotator", label=pl.col("label").cast(pl.String))
+    both = given.join(given, on="pair_id", suffix="_other").filter(pl.col("annotator") < pl.col("annotator_other"))
+    rows: list[Row] = []
+    for (one, other), part in both.group_by("annotator", "annotator_other"):
+        cells = np.zeros((3, 3))
+        np.add.at(cells, (_place(part["label"]), _place(part["label_other"])), 1.0)
+        found = kappa.of_two(cells)
+        measured = {"n": part.height, "same": float(found["same"]), "kappa": float(found["cohen_kappa"])}
+        rows.append({"one": str(one), "other": str(other), **measured})
+    return sorted(rows, key=lambda row: (-int(str(row["n"])), str(row["one"]), str(row["other"])))
+
+
+def _place(labels: pl.Series) -> Any:
+    return labels.replace_strict({"a": 0, "tie": 1, "b": 2}, return_dtype=pl.Int64).to_numpy()
 
 
 def wilson(right: Sequence[bool]) -> Interval:

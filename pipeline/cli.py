@@ -158,7 +158,8 @@ def queue(
     gold: Annotated[int, typer.Option(min=0, help="Pairs whose answer is known, to check annotators.")] = 0,
     each: Annotated[int, typer.Option(min=1, help="People wanted a pair.")] = 1,
     one_pair: Annotated[bool, typer.Option("--one-pair", help="One pair of each audited prompt, not all.")] = False,
-    out: Annotated[Path | None, typer.Option(help="JSONL to fill in; `jurybox import labels` reads it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to fill in; `jurybox import labels` reads it.")] = None,
+    fmt: Annotated[str, typer.Option("--format", help="jsonl, label_studio or argilla.")] = "jsonl",
     run_dir: RunDir = None,
     as_json: Json = False,
 ) -> None:
@@ -173,13 +174,51 @@ def queue(
         told = labelling.state(bench)
         if out is not None:
             rows = labelling.queue(bench, audit=audit, active=active, gold=gold, each=each, one_pair=one_pair)
-            told["rows"] = labelling.write(rows, out)
+            told["rows"] = labelling.write(rows, out, fmt, bench.base)
             told["guidelines"] = str(bench.config.labels.guidelines or labelling.GUIDELINES)
     lines = [f"labelled pairs: {told['labelled']}", told["needed"]]
     if out is not None:
         lines += [f"{out}: {count} {name}" for name, count in told["rows"].items()] or [f"{out}: nothing is left"]
         lines.append(f"guidelines for annotators: {told['guidelines']}")
     say(lines, told, as_json=as_json)
+
+
+@app.command()
+def label(
+    config: ConfigFile,
+    audit: Annotated[int | None, typer.Option(min=0, help="Prompts in the uniform sample in all.")] = None,
+    active: Annotated[int | None, typer.Option(min=0, help="Open pairs that tell most about the judges.")] = None,
+    gold: Annotated[int | None, typer.Option(min=0, help="Pairs whose answer is known, mixed in.")] = None,
+    each: Annotated[int, typer.Option(min=1, help="People wanted a pair.")] = 1,
+    one_pair: Annotated[bool, typer.Option("--one-pair", help="One pair of each audited prompt, not all.")] = False,
+    host: Annotated[str, typer.Option(help="Address to listen on; others than this machine need a login.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: the first free one from 8501.")] = None,
+    export: Annotated[Path | None, typer.Option(help="Write the labels given so far to this file, and end.")] = None,
+    fmt: Annotated[str, typer.Option("--format", help="Of --export: jsonl, label_studio or argilla.")] = "jsonl",
+    run_dir: RunDir = None,
+    as_json: Json = False,
+) -> None:
+    """The labelling page for one or more people: blind, keys A, B, T, S and Z. Serves until Ctrl-C."""
+    from pipeline import labelling
+    from pipeline.labelbook import LabelBook, book_of
+
+    with opened(config, run_dir, quiet=True) as bench:
+        if export is not None:
+            counts = labelling.export(bench, export, fmt)
+            say([f"{export}: {count} {name}" for name, count in counts.items()], counts, as_json=as_json)
+            return
+        labelling.guidelines(bench.config.labels)
+        book = LabelBook(book_of(bench.folder.path), bench.seed)
+        queues = labelling.prepare(bench, book, audit=audit, active=active, gold=gold, each=each, one_pair=one_pair)
+        folder = bench.folder.path
+    say([f"{name}: {count} pairs" for name, count in queues.items()], queues, as_json=as_json)
+
+    from dashboard import serve
+
+    page = Path(serve.__file__).with_name("label.py")
+    serve.serve(page, [str(config), str(folder)], host, port)
 
 
 @app.command()
@@ -210,6 +249,20 @@ def report(config: ConfigFile, run_dir: RunDir = None, as_json: Json = False) ->
         made = page.write(bench)
         lines = summary.lines(made, bench.folder.path)
     say(lines, made, as_json=as_json)
+
+
+@app.command()
+def dashboard(
+    run_dir: Annotated[
+        Path | None, typer.Option("--run-dir", help="One run's folder, or a folder of runs; default runs.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Port; default the first free one from 8501.")] = None,
+    host: Annotated[str, typer.Option(help="Address; a wider one needs a login (docs/dashboard.md).")] = "127.0.0.1",
+) -> None:
+    """Pages over all runs, live while one is going on; served until Ctrl-C, to this machine alone."""
+    from dashboard.start import start
+
+    start(run_dir or Path("runs"), host, port)
 
 
 @app.command()

@@ -1,66 +1,143 @@
-"""jurybox explain: everything behind one pair. Reads the run's folder."""
+"""Everything behind one pair: for `jurybox explain` and the dashboard. Reads one run's folder, row by row.
 
-from typing import Any
+Only the rows asked for are read: frames are scanned with their predicates, so that a pair of a run with millions of
+judgments is found at once.
+"""
+
+from contextlib import closing
+from typing import Any, cast
 
 import polars as pl
+import yaml
 
 from pipeline.errors import InputError
+from pipeline.store import RunFolder
 from pipeline.workbench import Workbench
 
 
 def explain(bench: Workbench, pair: str) -> dict[str, Any]:
+    """:func:`behind` a pair of the run of *bench*."""
+    return behind(bench.folder, pair)
+
+
+def behind(run: RunFolder, pair: str) -> dict[str, Any]:
     """Every vote, weight, rule and call behind a pair, by its id, the start of its id, or its imported id.
 
     Raises:
         InputError: no such pair, or several.
     """
-    run = bench.folder
-    pairs = run.read("pairs")
-    matches = pairs.filter((pl.col("external_id") == pair) | pl.col("pair_id").str.starts_with(pair))
-    if matches.height != 1:
-        dropped = run.read("dropped").filter(pl.col("id") == pair)
-        if matches.is_empty() and dropped.height:
-            row = dropped.row(0, named=True)
-            return {"pair_id": pair, "outcome": f"dropped by {row['stage']}: {row['reason']}"}
-        example = f"; an example is {pairs['pair_id'][0]}" if pairs.height else ""
-        raise InputError(f"{matches.height} pairs of {pairs.height} match {pair!r}; give one pair's id{example}")
-    row = matches.row(0, named=True)
+    row = _pair(run, pair)
+    if row is None:
+        dropped = _rows(run, "dropped", pl.col("id") == pair)
+        if not dropped:
+            raise _unknown(run, pair, 0)
+        return {"pair_id": pair, "outcome": f"dropped by {dropped[0]['stage']}: {dropped[0]['reason']}"}
     key = row["pair_id"]
-    samples = {s["sample_id"]: s for s in run.read("samples").filter(_one_of("sample_id", row)).iter_rows(named=True)}
-    panel = run.read_json("panel.json") or {"judges": {}}
-    verdict = _first(run.read("verdicts"), key)
-    kept = _first(run.read("kept"), key)
-    drops = run.read("dropped").filter(pl.col("id") == key)
-    calls = run.read("calls")
-    flags = dict(run.read("flags").select("sample_id", pl.col("flag").cast(pl.String)).iter_rows())
-    votes: list[dict[str, Any]] = []
-    for vote in run.read("judgments").filter(pl.col("pair_id") == key).sort("judge", "order").iter_rows(named=True):
-        about = panel["judges"].get(vote["judge"], {})
-        made = calls.filter(pl.col("call_key").is_in(vote["call_keys"])).to_dicts()
-        votes.append({**vote, "weight": about.get("weight"), "in_panel": about.get("in_panel"), "calls": made})
-    dropped = f"dropped by {drops['stage'][0]}: {drops['reason'][0]}" if drops.height else "not decided yet"
+    ends = [row["sample_a"], row["sample_b"]]
+    samples = {sample["sample_id"]: sample for sample in _rows(run, "samples", pl.col("sample_id").is_in(ends))}
+    flags = {flag["sample_id"]: flag["flag"] for flag in _rows(run, "flags", pl.col("sample_id").is_in(ends))}
+    kept = _rows(run, "kept", pl.col("pair_id") == key)
+    drops = _rows(run, "dropped", pl.col("id") == key)
+    dropped = f"dropped by {drops[0]['stage']}: {drops[0]['reason']}" if drops else "not decided yet"
     return {
         "pair_id": key,
         "external_id": row["external_id"],
-        "prompt": run.read("prompts").filter(pl.col("prompt_id") == row["prompt_id"]).to_dicts()[0],
-        "a": {**samples[row["sample_a"]], "flag": flags.get(row["sample_a"])},
-        "b": {**samples[row["sample_b"]], "flag": flags.get(row["sample_b"])},
-        "votes": votes,
-        "labels": run.read("labels").filter(pl.col("pair_id") == key).to_dicts(),
-        "verdict": verdict,
+        "prompt": _rows(run, "prompts", pl.col("prompt_id") == row["prompt_id"])[0],
+        "a": {**samples[ends[0]], "flag": flags.get(ends[0])},
+        "b": {**samples[ends[1]], "flag": flags.get(ends[1])},
+        "votes": _votes(run, key),
+        "labels": _rows(run, "labels", pl.col("pair_id") == key),
+        "verdict": next(iter(_rows(run, "verdicts", pl.col("pair_id") == key)), None),
         "certificate": run.read_json("certificate.json"),
         "outcome": "kept" if kept else dropped,
-        "chosen": None if kept is None else kept["chosen_id"],
+        "chosen": kept[0]["chosen_id"] if kept else None,
     }
 
 
-def _one_of(column: str, row: dict[str, Any]) -> pl.Expr:
-    return pl.col(column).is_in([row["sample_a"], row["sample_b"]])
+def _rows(run: RunFolder, frame: str, where: pl.Expr) -> list[dict[str, Any]]:
+    """The few rows of *frame* that *where* holds for."""
+    return run.scan(frame).filter(where).collect().to_dicts()
 
 
-def _first(frame: pl.DataFrame, key: str) -> dict[str, Any] | None:
-    found = frame.filter(pl.col("pair_id") == key)
-    return found.row(0, named=True) if found.height else None
+def _pair(run: RunFolder, pair: str) -> dict[str, Any] | None:
+    """The one pair that *pair* names, or None.
+
+    Raises:
+        InputError: it names several.
+    """
+    # A whole id is looked up by the sorted column's statistics; only what is none is searched for.
+    found = _rows(run, "pairs", pl.col("pair_id") == pair) or _rows(
+        run, "pairs", (pl.col("external_id") == pair) | pl.col("pair_id").str.starts_with(pair)
+    )
+    if len(found) > 1:
+        raise _unknown(run, pair, len(found))
+    return found[0] if found else None
+
+
+def _unknown(run: RunFolder, pair: str, matches: int) -> InputError:
+    some = run.scan("pairs", "pair_id").head(1).collect()["pair_id"].to_list()
+    example = f"; an example is {some[0]}" if some else ""
+    return InputError(f"{matches} pairs of {run.height('pairs')} match {pair!r}; give one pair's id{example}")
+
+
+def _votes(run: RunFolder, key: str) -> list[dict[str, Any]]:
+    """Judgments of a pair by judge and order, each with its judge's weight and its calls."""
+    judges = (run.read_json("panel.json") or {"judges": {}})["judges"]
+    votes = run.scan("judgments").filter(pl.col("pair_id") == key).collect().sort("judge", "order").to_dicts()
+    keys = sorted({call for vote in votes for call in vote["call_keys"]})
+    calls = {call["call_key"]: call for call in _rows(run, "calls", pl.col("call_key").is_in(keys))} if keys else {}
+    made: list[dict[str, Any]] = []
+    for vote in votes:
+        about = judges.get(vote["judge"], {})
+        behind_it = [calls[call] for call in vote["call_keys"] if call in calls]
+        made.append({**vote, "weight": about.get("weight"), "in_panel": about.get("in_panel"), "calls": behind_it})
+    return made
+
+
+def raw_call(run: RunFolder, key: str) -> dict[str, Any]:
+    """A call as the ledger has it: ``request`` (the body that was sent), ``response`` and ``status``.
+
+    The ledger is opened for reading only, so that a run that is writing it is not held up. A request's body holds no
+    header and no key of an endpoint.
+
+    Raises:
+        InputError: it is not in a ledger that can be read from here; the message says where it is.
+    """
+    import json
+    import sqlite3
+
+    if (_config(run).get("ledger") or {}) != {}:
+        raise InputError(
+            "this run's ledger is a PostgreSQL database; look the call up there, in the table calls, by its call_key: "
+            f"request and response of {key}"
+        )
+    place = run.path / "ledger.sqlite"
+    if not place.is_file():
+        raise InputError(
+            "this run has no ledger: its models ran in its own process, and what they said is in its frames"
+        )
+    try:
+        with closing(sqlite3.connect(f"{place.resolve().as_uri()}?mode=ro", uri=True)) as db:
+            found = db.execute(
+                "select request, response, status, error from calls where call_key = ?", (key,)
+            ).fetchone()
+    except sqlite3.Error as error:
+        raise InputError(f"the ledger cannot be read now ({error}); try again") from error
+    if found is None:
+        raise InputError("the ledger has no such call: a model in the run's own process made it, or nobody did")
+    request, response, status, error = found
+    return {
+        "request": json.loads(request),
+        "response": None if response is None else json.loads(response),
+        "status": status,
+        "error": error,
+    }
+
+
+def _config(run: RunFolder) -> dict[str, Any]:
+    source = run.path / "config.yaml"
+    written: object = yaml.safe_load(source.read_text(encoding="utf-8")) if source.is_file() else None
+    return cast("dict[str, Any]", written) if isinstance(written, dict) else {}
 
 
 def as_text(found: dict[str, Any]) -> list[str]:

@@ -7,22 +7,23 @@ Three queues. ``audit``: a uniform sample of prompts or pairs, a larger one hold
 Rows are blind: no model, judge, verdict or other label. Which answer is a follows from hashes of the texts.
 """
 
-import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from pipeline import ids
+from pipeline import discovery, ids
 from pipeline.config import LabelsConfig
 from pipeline.errors import InputError
 from pipeline.frames import GOLD, conversation, given_by_people, with_texts
+from pipeline.labelbook import LabelBook, rows_of
 from pipeline.splits import audited, is_fit
-from pipeline.store import whole
+from pipeline.store import RunFolder
 from pipeline.votes import Array, Integers, Mask, Votes, votes_of
 from pipeline.workbench import Workbench
 
@@ -30,6 +31,8 @@ GUIDELINES = Path(__file__).parent / "templates" / "guidelines.md"
 MOST_CANDIDATES = 20_000
 """Pairs among which the active queue looks again after each choice: those that tell most at first."""
 LONGEST_RATIO = 3.0
+FIRST_AUDIT, FIRST_ACTIVE = 100, 50
+"""Units and pairs to begin with, where nobody says how many."""
 
 Row = dict[str, object]
 
@@ -64,8 +67,66 @@ def queue(
     Raises:
         InputError: there is nothing to label, or more is to be audited than there is.
     """  # noqa: D205
+    labels = bench.folder.read("labels")
+    order = selected(bench, labels, audit=audit, active=active, gold=gold, each=each, one_pair=one_pair)
+    order = order.unique("pair_id", keep="first", maintain_order=True)
+    unfilled: Row = {"annotator": None, "label": None, "seconds": None, "labelled_at": None}
+    return filled(bench.folder, [{**row, **unfilled} for row in order.drop("rank").iter_rows(named=True)])
+
+
+def filled(run: RunFolder, rows: Sequence[Row]) -> list[Row]:
+    """*rows* with ``messages``, ``response_a``, ``response_b`` of their ``pair_id``; without texts: left out."""
+    known = texts(run, [str(row["pair_id"]) for row in rows])
+    lead = ("pair_id", "queue", "inclusion_prob")
+    return [
+        {
+            **{key: row[key] for key in lead},
+            "messages": [{"role": role, "content": content} for role, content in known[str(row["pair_id"])].messages],
+            "response_a": known[str(row["pair_id"])].response_a,
+            "response_b": known[str(row["pair_id"])].response_b,
+            **{key: value for key, value in row.items() if key not in lead},
+        }
+        for row in rows
+        if str(row["pair_id"]) in known
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """What a person is shown of a pair: nothing tells who wrote an answer or what judges say."""
+
+    messages: tuple[tuple[str, str], ...]
+    """(role, content) turns."""
+    response_a: str
+    response_b: str
+
+
+def texts(run: RunFolder, keys: Sequence[str]) -> dict[str, Texts]:
+    """The texts of the pairs *keys* that the run has."""
+    wanted = run.read("pairs").filter(pl.col("pair_id").is_in(keys))
+    answers = pl.concat([wanted["sample_a"], wanted["sample_b"]]).unique()
+    samples = run.scan("samples").filter(pl.col("sample_id").is_in(answers.implode())).unique("sample_id", keep="any")
+    found = with_texts(wanted, samples.collect(engine="streaming"), run.read("prompts"))
+    columns = ("pair_id", "messages", "completion_a", "completion_b")
+    return {key: Texts(conversation(turns), a, b) for key, turns, a, b in found.select(columns).iter_rows()}
+
+
+def selected(
+    bench: Workbench,
+    labels: pl.DataFrame,
+    *,
+    audit: int = 0,
+    active: int = 0,
+    gold: int = 0,
+    each: int = 1,
+    one_pair: bool = False,
+) -> pl.DataFrame:
+    """The pairs that :func:`queue` lists: ``queue``, ``pair_id``, ``inclusion_prob``, ``rank`` (in its queue, from 0).
+
+    *labels* is what people said so far, in the frame of that name. A pair may stand in several queues.
+    """
     run = bench.folder
-    pairs, labels = run.read("pairs"), run.read("labels")
+    pairs = run.read("pairs")
     if pairs.is_empty():
         raise InputError(f"{run.path} holds no pairs yet; run `jurybox pair` or import pairs first")
     unit = bench.config.labels.audit_unit
@@ -73,35 +134,57 @@ def queue(
     if audit > units:
         raise InputError(f"--audit {audit}: there are {units} {unit}s with pairs; ask for at most so many")
     sample = audited(pairs, bench.seed, unit, audit, one_pair=one_pair)
-    probability = dict(sample.select("pair_id", "inclusion_prob").iter_rows())
+    place = {key: (p, at) for at, (key, p) in enumerate(sample.select("pair_id", "inclusion_prob").iter_rows())}
     chosen = [
-        *[("audit", key, probability[key]) for key in _fewer(list(probability), labels, "audit", each)],
-        *[("active", key, 1.0) for key in _active(bench, pairs, labels, active)],
-        *[("gold", key, 1.0) for key in _known(pairs, labels, bench.seed, each)[:gold]],
+        *[("audit", key, *place[key]) for key in _fewer(list(place), labels, "audit", each)],
+        *[("active", key, 1.0, at) for at, key in enumerate(_active(bench, pairs, labels, active))],
+        *[("gold", key, 1.0, at) for at, key in enumerate(_known(pairs, labels, bench.seed, each)[:gold])],
     ]
-    order = pl.DataFrame(chosen, schema={"queue": pl.String, "pair_id": pl.String, "p": pl.Float64}, orient="row")
-    wanted = pairs.join(order, on="pair_id", how="semi")
-    answers = pl.concat([wanted["sample_a"], wanted["sample_b"]]).unique()
-    samples = run.scan("samples").filter(pl.col("sample_id").is_in(answers.implode())).unique("sample_id", keep="any")
-    texts = with_texts(wanted, samples.collect(engine="streaming"), run.read("prompts"))
-    shown = order.unique("pair_id", keep="first", maintain_order=True).join(
-        texts, on="pair_id", how="left", maintain_order="left"
-    )
-    return [
-        {
-            "pair_id": row["pair_id"],
-            "queue": row["queue"],
-            "inclusion_prob": row["p"],
-            "messages": [{"role": role, "content": content} for role, content in conversation(row["messages"])],
-            "response_a": row["completion_a"],
-            "response_b": row["completion_b"],
-            "annotator": None,
-            "label": None,
-            "seconds": None,
-            "labelled_at": None,
-        }
-        for row in shown.iter_rows(named=True)
-    ]
+    schema = {"queue": pl.String, "pair_id": pl.String, "inclusion_prob": pl.Float64, "rank": pl.Int64}
+    return pl.DataFrame(chosen, schema=schema, orient="row")
+
+
+def prepare(
+    bench: Workbench,
+    book: LabelBook,
+    *,
+    audit: int | None = None,
+    active: int | None = None,
+    gold: int | None = None,
+    each: int = 1,
+    one_pair: bool = False,
+) -> dict[str, int]:
+    """Fill the queues of *book*, or extend them; returns how many pairs each has.
+
+    Args:
+        bench: the opened run.
+        book: the run's book.
+        audit: units in the audit sample in all.
+        active: pairs of the active queue that are open, chosen afresh.
+        gold: pairs with a known answer; everybody labels each once.
+        each: people wanted a pair.
+        one_pair: one pair of each audited prompt instead of all.
+
+    Where no number is given and the queues are empty: as many units as the gate asks for, or FIRST_AUDIT; FIRST_ACTIVE
+    where there are judgments; and all of the gold items.
+
+    Raises:
+        InputError: there is nothing to label, or more is to be audited than there is.
+    """
+    run = bench.folder
+    pairs, elsewhere = run.read("pairs"), book.others(run.read("labels"))
+    book.withdraw(set(book.pairs()) - set(pairs["pair_id"]))
+    if audit is active is gold is None and not book.queues():
+        asked = audit_needed(run.read_json("certificate.json"), pairs, run.read("labels"), bench.config.labels)
+        audit = min(asked or FIRST_AUDIT, pairs[f"{bench.config.labels.audit_unit}_id"].n_unique())
+        active = FIRST_ACTIVE if run.height("judgments") else 0
+        gold = pairs.height
+    labels = pl.concat([elsewhere, book.rows()])
+    # Everybody labels the gold items, so nobody's labels take them out.
+    truth = labels.join(given_by_people(labels), on=labels.columns, how="anti", nulls_equal=True)
+    open_ = selected(bench, labels, audit=audit or 0, active=active or 0, each=each, one_pair=one_pair)
+    known = selected(bench, truth, gold=gold or 0)
+    return book.extend(pl.concat([open_, known]), each=each, elsewhere=elsewhere)
 
 
 def _fewer(keys: list[str], labels: pl.DataFrame, name: str, each: int) -> list[str]:
@@ -201,30 +284,58 @@ def most_informative(
     return chosen
 
 
-def needed(
+def export(bench: Workbench, path: Path, fmt: str = "jsonl") -> dict[str, int]:
+    """Write the labels of the run's book for the tool *fmt*; returns how many each queue has.
+
+    The project's own JSON lines hold no texts; other tools get them with the labels.
+
+    Raises:
+        InputError: there is no label yet.
+    """
+    rows = rows_of(bench.folder.path, bench.seed)
+    if rows is None or rows.is_empty():
+        raise InputError(f"{bench.folder.path} holds no labels of the labelling page yet")
+    given = rows.to_dicts()
+    return write(given if fmt == "jsonl" else filled(bench.folder, given), path, fmt, bench.base)
+
+
+def audit_needed(
     certificate: Mapping[str, Any] | None, pairs: pl.DataFrame, labels: pl.DataFrame, config: LabelsConfig
-) -> str:
-    """What the gate still asks for, in words, and the audit sample that would give it.
+) -> int | None:
+    """Units in the audit sample that would give the gate what it asks for, or None where it asks for no number.
 
     Of the units audited so far some fit and some have no kept pair; the share that counted is expected of the next.
     """
+    if certificate is None or certificate["certified"] or certificate["labels_needed"] is None:
+        return None
+    so_far = _audited_so_far(pairs, labels, config.audit_unit)
+    counted = certificate["n_units"] / so_far if so_far and certificate["n_units"] else 1 - config.fit_fraction
+    return so_far + math.ceil(certificate["labels_needed"] / counted)
+
+
+def needed(
+    certificate: Mapping[str, Any] | None, pairs: pl.DataFrame, labels: pl.DataFrame, config: LabelsConfig
+) -> str:
+    """What the gate still asks for, in words, and the audit sample that would give it."""
     if certificate is None:
         return "there is no certificate yet: `jurybox gate` says how many labels are needed"
     if certificate["certified"]:
         return "the gate certifies; no more labels are needed"
-    more = certificate["labels_needed"]
-    if more is None:
+    total = audit_needed(certificate, pairs, labels, config)
+    if total is None:
         return f"the gate asks for no number of labels: {certificate['reason']}"
     unit = config.audit_unit
-    audit = labels.filter(pl.col("queue").cast(pl.String) == "audit")
-    so_far = pairs.join(audit, on="pair_id", how="semi")[f"{unit}_id"].n_unique()
-    counted = certificate["n_units"] / so_far if so_far and certificate["n_units"] else 1 - config.fit_fraction
-    total = so_far + math.ceil(more / counted)
-    there = pairs[f"{unit}_id"].n_unique()
+    so_far, there = _audited_so_far(pairs, labels, unit), pairs[f"{unit}_id"].n_unique()
+    more = certificate["labels_needed"]
     text = f"the gate asks for about {more} more audited {unit}s among the kept; {so_far} are audited"
     if total > there:
         return f"{text}, and --audit {total} would give them, but the run has {there} {unit}s: it needs more prompts"
     return f"{text}, and --audit {total} would give them"
+
+
+def _audited_so_far(pairs: pl.DataFrame, labels: pl.DataFrame, unit: str) -> int:
+    audit = labels.filter(pl.col("queue").cast(pl.String) == "audit")
+    return pairs.join(audit, on="pair_id", how="semi")[f"{unit}_id"].n_unique()
 
 
 def state(bench: Workbench) -> dict[str, Any]:
@@ -237,8 +348,11 @@ def state(bench: Workbench) -> dict[str, Any]:
     }
 
 
-def write(rows: list[Row], path: Path) -> dict[str, int]:
-    """Write the queue as JSON lines, whole or not at all; returns how many rows each queue has."""
-    with whole(path) as file:
-        file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+def write(rows: list[Row], path: Path, fmt: str = "jsonl", base: Path | None = None) -> dict[str, int]:
+    """Write the queue for the tool *fmt*, whole or not at all; returns how many rows each queue has.
+
+    Raises:
+        ConfigError: there is no such format, or it cannot be written.
+    """
+    discovery.find("pipeline.importers", fmt, "write_queue", base)(rows, path)
     return dict(Counter(str(row["queue"]) for row in rows))

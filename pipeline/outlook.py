@@ -63,22 +63,22 @@ def at_target(curve: Curve, target: float, delta: float) -> dict[str, Any]:
 
 
 def foretold(curve: Curve, drawn: int, more: int, target: float, delta: float) -> dict[str, Any]:
-    """What *more* audited units would most likely leave certified.
+    """What *more* audited units would leave certified, very likely.
 
     Of the units drawn so far, the share that is among the kept at a threshold is expected of the next too, and people
     to agree as they did, PRIOR_UNITS units' worth of what the panel expects added. The sequence starts where it would
-    then, and goes on while a test is more likely to pass than not.
+    then, and goes on while a test passes with probability .8, as ``labels_needed`` asks too.
 
     Returns:
         ``labels`` (units more), ``chance`` that anything is certified, ``coverage`` and ``threshold`` of the loosest
-        step that is likely to pass, None where not even the first is.
+        step that is so likely to pass, None where not even the first is.
     """
     reached: Step | None = None
     chances: list[float] = []
     for step, units in _sequence(curve, 1 + more / drawn, target, delta):
         seen = float(step.outcomes.value.sum()) + PRIOR_UNITS * step.expected
         chances.append(_power(step, units, seen / (step.units + PRIOR_UNITS), target, delta))
-        if chances[-1] < 1 / 2:
+        if chances[-1] < bounds.POWER:
             break
         reached = step
     return {

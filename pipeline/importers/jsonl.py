@@ -13,12 +13,13 @@ the import, because then the file is broken.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from pipeline.importers.base import Conversation, Refused, Turn, json_lines, plain, text_fault, turns_of
+from pipeline.store import whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +184,12 @@ def read_labels(path: Path) -> tuple[list[LabelRow], Refused]:
         )
 
     return _each(path, one)
+
+
+def write_queue(rows: Sequence[Mapping[str, object]], path: Path) -> None:
+    """Write rows to be labelled, or labels, one JSON object a line; :func:`read_labels` reads them back."""
+    with whole(path) as file:
+        file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 def _nameless(value: object) -> bool:

@@ -131,6 +131,7 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
         **certify(candidates, told, **asked, unit=unit),
         **outlook(candidates, told, units, **asked, unit=unit),
         "candidates": candidates.height,
+        "units": {"in_all": frames["pairs"][f"{unit}_id"].n_unique(), "audited": units},
         "target_agreement": gate.target_agreement,
         "delta": gate.delta,
         "unit": unit,

@@ -1,7 +1,10 @@
-"""labels: what people said of the run's pairs. Reads the labels file, or asks the simulated people.
+"""labels: what people said of the run's pairs. Reads the labels file or asks the simulated people, then the label book.
+
+The book is what `jurybox label` writes (``pipeline.labelbook``); of it only the labels count, not whose turn a pair is,
+so the stage runs again when a label came or went.
 
 Drop reasons: what the importer says of a row (``label_unknown``, ...), ``unknown_pair``, ``repeated`` (the same
-person labelled the pair before).
+person labelled the pair before, or the label was imported).
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +12,7 @@ from typing import Literal, Protocol
 
 import polars as pl
 
-from pipeline import discovery, ids, schemas
+from pipeline import discovery, ids, labelbook, schemas
 from pipeline.config import Config, SimulatedConfig
 from pipeline.errors import DataError
 from pipeline.frames import conversation, with_texts
@@ -17,8 +20,10 @@ from pipeline.importers import jsonl
 from pipeline.importers.jsonl import LabelRow
 from pipeline.runner import Result, Shard, Stage
 from pipeline.stages.load import dropped_frame
+from pipeline.store import slice_digest
 from pipeline.workbench import Workbench
 
+SHARD = "all"
 SWAPPED = {"a": "b", "b": "a", "tie": "tie"}
 
 
@@ -113,6 +118,7 @@ def simulated(texts: pl.DataFrame, config: SimulatedConfig, people: People, seed
 
 def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
     settings, frames = config.labels, shard.frames
+    made, reasons = bench.empty("labels"), dict[str, str]()
     if settings.path is not None:
         rows, refused = jsonl.read_labels(settings.path)
         made, reasons = labels(rows, frames["pairs"])
@@ -121,12 +127,47 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
                 f"{settings.path}: none of its {len(rows)} labels is for a pair of this run; its pair_id must be a "
                 "pair id of the run, or the id of an imported pair"
             )
-        return Result({"labels": made, "dropped": dropped_frame("labels", refused.rows | reasons)})
-    if settings.simulated is not None:
+        reasons = refused.rows | reasons
+    elif settings.simulated is not None:
         people = discovery.find("judges", settings.simulated.kind, "", bench.base)()
         texts = with_texts(frames["pairs"], frames["samples"], frames["prompts"])
-        return Result({"labels": simulated(texts, settings.simulated, people, config.seed)})
-    return Result({})
+        made = simulated(texts, settings.simulated, people, config.seed)
+    book = labelbook.rows_of(bench.folder.path, config.seed)
+    if book is not None:
+        added, more = from_book(book, frames["pairs"], pl.concat([made, _imported(bench)]))
+        made, reasons = pl.concat([made, added]), reasons | more
+    return Result({"labels": made, "dropped": dropped_frame("labels", reasons)})
+
+
+def from_book(book: pl.DataFrame, pairs: pl.DataFrame, known: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, str]]:
+    """The rows of the label book that are for a pair of the run and not *known*, and the drops (id -> reason)."""
+    keys = ["pair_id", "annotator"]
+    there = book.join(pairs, on="pair_id", how="semi")
+    fresh = there.join(known, on=keys, how="anti")
+    gone = {
+        f"{pair}:{name}": reason
+        for rows, reason in (
+            (book.join(there, on=keys, how="anti"), "unknown_pair"),
+            (there.join(fresh, on=keys, how="anti"), "repeated"),
+        )
+        for pair, name in rows.select(keys).iter_rows()
+    }
+    return fresh, gone
+
+
+def _imported(bench: Workbench) -> pl.DataFrame:
+    """Labels that `jurybox import labels` brought: parts of the frame that are not this stage's."""
+    own = bench.folder.part("labels", "labels", SHARD)
+    empty = bench.empty("labels")
+    others = [pl.read_parquet(part) for part in bench.folder.parts("labels") if part != own]
+    return pl.concat([empty, *(rows.select(empty.columns) for rows in others)])
+
+
+def _shards(frames: Mapping[str, pl.DataFrame], config: Config, bench: Workbench) -> list[Shard]:
+    """One; the labels of the book and what was imported beside them are read too."""
+    book = labelbook.digest_of(labelbook.rows_of(bench.folder.path, config.seed))
+    reads = None if book is None else [book, slice_digest({"labels": _imported(bench)})]
+    return [Shard(SHARD, frames, reads)]
 
 
 def _reads(config: Config) -> Mapping[str, object]:
@@ -139,5 +180,6 @@ STAGE = Stage(
     outputs=("labels",),
     run=_run,
     reads=_reads,
+    shards=_shards,
     files=lambda config: [config.labels.path] if config.labels.path else [],
 )

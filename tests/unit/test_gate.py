@@ -140,6 +140,12 @@ def test_the_certificate_can_be_done_again_by_hand(tmp_path: Path) -> None:
     tested = [step for step in found["curve"] if step["tested"]]
     assert [step["threshold"] for step in tested] == sorted((step["threshold"] for step in tested), reverse=True)
     assert tested[-1]["threshold"] == found["threshold"]
+    # every prompt has labels in the queue audit; those that fit were drawn too
+    prompts = many()["pairs"]["prompt_id"].n_unique()
+    assert found["units"] == {"in_all": prompts, "audited": prompts}
+    at_config = next(row for row in found["targets"] if row["target"] == found["target_agreement"])
+    assert (at_config["threshold"], at_config["coverage"]) == (found["threshold"], found["coverage"])
+    assert found["candidates"] * found["coverage"] == pytest.approx(round(found["candidates"] * found["coverage"]))
 
 
 def test_refusals_name_their_reason() -> None:

@@ -1,0 +1,87 @@
+"""The dashboard's entry: guard, run chooser, navigation. Run by Streamlit; its argument is a run's folder or theirs.
+
+Every view is a link: the run, the filters and the pair that is read stand in the address.
+"""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import streamlit as st
+
+from dashboard import live, parts, runs
+from dashboard.runs import Run
+from dashboard.serve import guard
+from dashboard.text import markdown
+from dashboard.views import agreement, bias, compare, gate, overview, pairs, training
+from pipeline.errors import JuryboxError
+
+RUN = "run"
+Draw = Callable[[Run, list[Run]], None]
+PAGES: tuple[tuple[str, str, Draw], ...] = (
+    ("Overview", "", overview.draw),
+    ("Agreement", "agreement", agreement.draw),
+    ("Bias", "bias", bias.draw),
+    ("Gate", "gate", gate.draw),
+    ("Pairs", "pairs", pairs.draw),
+    ("Training", "training", training.draw),
+    ("Compare", "compare", compare.draw),
+)
+
+
+def main() -> None:
+    """Draw the page that the address asks for."""
+    st.set_page_config(page_title="jurybox", layout="wide")
+    guard()
+    parts.style()
+    place = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("runs")
+    there = runs.found(place)
+    run = _chosen(there)
+    pages = [
+        st.Page(partial(_drawn, title, draw, run, there), title=title, url_path=path, default=not path)
+        for title, path, draw in PAGES
+    ]
+    st.navigation(pages).run()
+
+
+def _chosen(there: list[Run]) -> Run | None:
+    """The run that the address names, else the one chosen before, else the last changed; it then stands in both."""
+    names, asked = [run.name for run in there], st.query_params.get(RUN)
+    if asked is not None:
+        st.session_state[RUN] = asked if asked in names else None
+    elif st.session_state.get(RUN) not in names:
+        st.session_state[RUN] = names[0] if names else None
+    index = 0 if st.session_state[RUN] in names else None
+    name = st.sidebar.selectbox("Run", names, index, key=RUN, on_change=_follow, placeholder="Choose a run")
+    if name is not None and asked is None:
+        # Another page's address begins without it.
+        st.query_params[RUN] = name
+    return next((run for run in there if run.name == name), None)
+
+
+def _follow() -> None:
+    """What is chosen in the sidebar goes into the address; what stood there of the run before does not stay."""
+    chosen = st.session_state[RUN]
+    st.query_params.clear()
+    if chosen is not None:
+        st.query_params[RUN] = chosen
+
+
+def _drawn(title: str, draw: Draw, run: Run | None, there: list[Run]) -> None:
+    """One page; what is wrong with a run's files is told in words."""
+    parts.title(title, "" if run is None else run.name)
+    if run is None:
+        asked = st.query_params.get(RUN)
+        parts.note(f"There is no run {asked!r} here." if asked else "Choose a run.")
+        names = [(parts.query(run=one.name), one.name) for one in there]
+        parts.table("Runs that are here", ["run"], [[name] for name in names])
+        return
+    live.watch(run)
+    try:
+        draw(run, there)
+    except JuryboxError as error:
+        st.error(markdown(str(error)))
+
+
+main()

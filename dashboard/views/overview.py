@@ -1,0 +1,141 @@
+"""The page Overview: what a run made of its prompts, what that cost, how far to trust it. Draws summary.json."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import streamlit as st
+
+from dashboard import charts, parts
+from dashboard.runs import Run
+
+RUN = "jurybox run CONFIG"
+STEPS = ("prompts", "samples", "pairs", "judgments", "verdicts", "kept")
+
+
+def draw(run: Run, runs: list[Run]) -> None:
+    """Draw the page for *run*; *runs* are all there are."""
+    made = run.summary
+    if not made:
+        _begun(run)
+    else:
+        parts.figures(figures(made, run.people))
+        if made["warnings"]:
+            parts.heading("Warnings")
+            parts.warnings(made["warnings"])
+        _funnel(made)
+        _spent(made)
+    if len(runs) > 1:
+        parts.heading("Runs")
+        _runs(runs)
+
+
+def figures(made: Mapping[str, Any], people: str) -> list[tuple[str, str, str]]:
+    """The few figures that tell a run: name, value, what stands beside it."""
+    # What was imported, no stage put out; those that read it know how much it was.
+    rows = {name: n for way in ("in", "out") for row in made["rows"].values() for name, n in row[way].items()}
+    of = f"of {parts.count(rows['pairs'])} pairs" if "pairs" in rows else "no pairs yet"
+    items = [("Pairs in the dataset", parts.count(rows.get("kept")), of), certified(made["certificate"], people)]
+    if made.get("win_rate") is not None:
+        span = parts.interval(made["win_rate_low"], made["win_rate_high"])
+        about = f"{span}, n = {made['n']}, by {made['decided_by']}"
+        items.append(("Win rate over the untrained model", parts.share(made["win_rate"]), about))
+    about = f"{parts.count(made['calls'])} calls in {duration(made['seconds'])}"
+    items.append(("Cost", parts.usd(made["cost_usd"]), about))
+    return items
+
+
+def certified(certificate: Mapping[str, Any] | None, people: str) -> tuple[str, str, str]:
+    """The certificate as a figure: agreement and its lower bound, or why there is none."""
+    name = f"Agreement with {people}"
+    if certificate is None:
+        return name, parts.NOTHING, "the gate has not run"
+    if not certificate["certified"]:
+        return name, "Not certified", certificate["reason"]
+    confidence = parts.share(1 - certificate["delta"])
+    about = (
+        f"certified: at least {parts.share(certificate['lower_bound'])} at confidence {confidence}, "
+        f"n = {certificate['n_units']} {certificate['unit']}s; target {parts.share(certificate['target_agreement'])}"
+    )
+    return name, parts.share(certificate["agreement"]), about
+
+
+def duration(seconds: float) -> str:
+    """Seconds as hours, minutes or seconds."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _begun(run: Run) -> None:
+    """What there is of a run that has not come to its summary."""
+    stages = (run.json("manifest.json") or {"stages": {}})["stages"]
+    parts.note("This run has only begun; figures follow when its first command has ended.")
+    if stages:
+        rows = [[name, _counts(row["rows_out"]), f"{row['seconds']:.1f} s"] for name, row in stages.items()]
+        parts.table("Stages done so far", ["stage", "made", "time"], rows, numbers=[2])
+
+
+def _funnel(made: Mapping[str, Any]) -> None:
+    parts.heading("From prompts to dataset")
+    parts.chart(charts.funnel(made))
+    with st.expander("Every stage in figures"):
+        rows = [
+            [
+                name,
+                _counts(row["in"]),
+                _counts(row["out"]),
+                _counts(made["dropped"].get(name, {})),
+                f"{made['stage_seconds'][name]:.1f} s",
+            ]
+            for name, row in made["rows"].items()
+        ]
+        parts.table("Rows in and out of every stage", ["stage", "in", "out", "dropped", "time"], rows, numbers=[4])
+    if made["dropped"]:
+        parts.heading("Dropped, and why")
+        parts.chart(charts.drops(made))
+        with st.expander("Every reason in figures"):
+            rows = [[stage, why, parts.count(n)] for stage, all_ in made["dropped"].items() for why, n in all_.items()]
+            parts.table("Drops by stage and reason", ["stage", "reason", "rows"], rows, numbers=[2])
+
+
+def _spent(made: Mapping[str, Any]) -> None:
+    parts.heading("Calls and cost")
+    spent = made.get("spent")
+    if not spent:
+        parts.missing("What each judge spent is not in this run's summary.", "jurybox report CONFIG")
+        return
+    parts.chart(charts.spent(made))
+    with st.expander("Every judge and generator in figures"):
+        heads = ["by", "calls", "cost", "tokens read", "of those cached", "tokens written"]
+        rows = [
+            [
+                name,
+                parts.count(one["calls"]),
+                parts.usd(one["cost_usd"]),
+                parts.count(one["prompt_tokens"]),
+                parts.count(one["cached_tokens"]),
+                parts.count(one["completion_tokens"]),
+            ]
+            for name, one in spent.items()
+        ]
+        parts.table("Calls and cost", heads, rows, numbers=range(1, 6))
+
+
+def _runs(runs: list[Run]) -> None:
+    rows: list[list[parts.Cell]] = []
+    for run in runs:
+        made = run.summary
+        certificate = made.get("certificate")
+        state = parts.NOTHING if certificate is None else "certified" if certificate["certified"] else "not certified"
+        kept = made.get("rows", {}).get("select", {}).get("out", {}).get("kept")
+        name = (parts.query(run=run.name), run.name)
+        cost = parts.usd(made.get("cost_usd"))
+        rows.append([name, parts.count(kept), state, parts.share(made.get("win_rate")), cost])
+    parts.table(
+        "All runs, the last changed first", ["run", "kept", "gate", "win rate", "cost"], rows, numbers=[1, 3, 4]
+    )
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return "\n".join(f"{parts.count(n)} {name}" for name, n in counts.items()) or parts.NOTHING
