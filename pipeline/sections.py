@@ -391,15 +391,15 @@ def _gate(found: Found) -> Section:
     targets = [
         (
             share(one["target"]),
-            "yes" if one["certified"] else "no",
-            share(number(one["coverage"])),
-            share(number(one["lower_bound"])),
-            count(number(one["labels_needed"])),
+            "yes" if one.get("certified") else "no",
+            share(number(one.get("coverage"))),
+            share(number(one.get("lower_bound"))),
+            count(number(one.get("labels_needed"))),
         )
         for one in listed(certificate, "targets", "target")
     ]
     more = [
-        (count(one["labels"]), share(number(one["coverage"])), plain(number(one["threshold"])))
+        (count(one["labels"]), share(number(one.get("coverage"))), plain(number(one.get("threshold"))))
         for one in listed(certificate, "more_labels", "labels")
     ]
     heads = ("kept", "#threshold", "#agreement", "#a tie counting nothing", "#lower bound", "#audited", "tested")

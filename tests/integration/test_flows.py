@@ -169,6 +169,8 @@ def test_a_run_is_one_task_per_shard_with_artifacts_and_a_second_run_skips_every
     assert "| generate |" in shown
     assert "2 \\<script\\>alert(1)\\</script\\>\\|\\[x\\](http\\" in shown
     assert "<script" not in shown.replace("\\<script", "")
+    assert f"[report.html]({(folder / 'report.html').as_uri()})" in str(artifact(api, flows.REPORT_KEY).data)
+    assert (folder / "report.html").is_file()
     agreement = str(artifact(api, flows.AGREEMENT_KEY).data)
     assert "| colder |" in agreement
     assert "| length\\_1 |" in agreement
@@ -280,6 +282,18 @@ def test_artifacts_escape_every_word_from_elsewhere(render: Callable[[dict[str, 
     text = render(summary_with(judges={hostile: judge}, warnings=[hostile]))
     for raw in ("<img", "](", "http://evil", "\n# ", " `code`"):
         assert raw not in text.replace(f"\\{raw}", "")
+
+
+def test_agreement_stands_beside_its_ceiling_and_floor() -> None:
+    judge = {"agreement": 0.7, "low": 0.6, "high": 0.8, "n": 90, "weight": 1.5, "in_panel": True, "reason": None}
+    beside = {
+        name: {"value": value, "low": 0.5, "high": 0.9, "n": 40} for name, value in (("ceiling", 0.8), ("floor", 0.55))
+    }
+    text = flows.agreement_markdown(summary_with(judges={"lm": judge}, simulated_people=True, **beside))
+    *_, one, ceiling, floor = text.splitlines()
+    assert one == "| lm | 70.0% | 60.0% | 80.0% | 90 | 1.50 | yes |  |"
+    assert ceiling == "| *Ceiling: one of the simulated people against another* | 80.0% | 50.0% | 90.0% | 40 |  |  |  |"
+    assert floor == "| *Floor: preferring the longer answer* | 55.0% | 50.0% | 90.0% | 40 |  |  |  |"
 
 
 def test_agreement_without_judges_says_so() -> None:

@@ -178,7 +178,7 @@ def test_agreement_is_that_of_an_independent_count_and_the_report_shows_it(judge
     assert (found["agreement"], found["n"]) == (pytest.approx(expected), PAIRS)
     assert found["low"] < expected < found["high"]
     page = (run_of(judged).path / "report.html").read_text(encoding="utf-8")
-    row = re.search(r'<th scope="row">gpt4</th><td class="n">([\d.]+)', page)
+    row = re.search(r'<th scope="row"><bdi>gpt4</bdi></th><td class="n">([\d.]+)', page)
     assert row is not None
     assert row.group(1) == f"{100 * expected:.1f}"
 
