@@ -256,3 +256,8 @@ def test_json_lines_come_back_as_they_went(
 def test_an_unknown_tool_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="label_studio"):
         write([], tmp_path / "x", "prodigy")
+
+
+def test_the_page_of_the_docs_has_the_interface_that_is_read() -> None:
+    page = Path(__file__).parents[2] / "docs" / "labelling.md"
+    assert label_studio.CONFIG in page.read_text(encoding="utf-8")
