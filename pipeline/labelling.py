@@ -358,7 +358,11 @@ def write(rows: list[Row], path: Path, fmt: str = "jsonl", base: Path | None = N
     """Write the queue for the tool *fmt*, whole or not at all; returns how many rows each queue has.
 
     Raises:
-        ConfigError: there is no such format, or it cannot be written.
+        InputError: there is no such format, or it is one that is only read.
     """
-    discovery.find("pipeline.importers", fmt, "write_queue", base)(rows, path)
+    try:
+        writer = discovery.find("pipeline.importers", fmt, "write_queue", base)
+    except AttributeError as error:
+        raise InputError(f"--format {fmt}: is only read; write jsonl, label_studio or argilla") from error
+    writer(rows, path)
     return dict(Counter(str(row["queue"]) for row in rows))
