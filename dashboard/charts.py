@@ -66,6 +66,8 @@ SHARES = frozenset(
     | {"length_bias", "own_win_rate", "self_preference", "reward_accuracy"}
 )
 """Measures whose unit is a share."""
+RATES = SHARES - {"length_bias", "self_preference"}
+"""Shares that lie between 0 and 1."""
 PEOPLE_BESIDE = frozenset({"tie_rate", "longer_rate", "length_slope", "own_win_rate"})
 """Measures of ``bias`` whose reference is what people do on the same pairs; that of the others is no bias."""
 
@@ -314,7 +316,8 @@ def matrix(agreement: pl.DataFrame, measure: str, *, subset: str = "all", people
         rows.append(_cell(row, (at, name), (0, people), measure, columns))
     longest = max(len(row["column"]) for row in rows)
     across = columns * longest > ACROSS
-    head = marks.row_axis(orient="top", labelAngle=-90 if across else 0, labelLimit=190)
+    title = what + (", in hundredths" if columns > WIDE else "")
+    head = marks.row_axis(title=title, titlePadding=10, orient="top", labelAngle=-90 if across else 0, labelLimit=190)
     base = alt.Chart(marks.values(rows)).encode(
         x=alt.X("column:N", sort="ascending", axis=head),
         y=marks.rows_on_y(),
@@ -324,8 +327,7 @@ def matrix(agreement: pl.DataFrame, measure: str, *, subset: str = "all", people
     figures = base.mark_text(fontSize=10 if columns > WIDE else 12, aria=False).encode(
         text="text:N", color=alt.Color("ink:N", scale=None)
     )
-    unit = ", in hundredths" if columns > WIDE else ""
-    said = f"{what[0].upper()}{what[1:]}{unit}, of {len(order)} judges with {people}"
+    said = f"{title[0].upper()}{title[1:]}, of {len(order)} judges with {people}"
     said += f" and with each other, {_range(rows, 'cell', shares=measure in SHARES)}." if between else "."
     return marks.finished(marks.layered(cells, figures), said, marks.height(len({row["row"] for row in rows}), 28))
 
@@ -497,11 +499,11 @@ def biases(bias: pl.DataFrame, measure: str, *, subset: str = "all") -> Chart:
     if not found:
         return marks.nothing(f"{what[0].upper()}{what[1:]}")
     shares = measure in SHARES
-    beside = Kind(
-        "people, on the same pairs" if measure in PEOPLE_BESIDE else "no bias", theme.VERMILION, marks.UPRIGHT
-    )
+    words = {"swap_consistency": COIN, **dict.fromkeys(PEOPLE_BESIDE, "people, on the same pairs")}
+    beside = Kind(words.get(measure, "no bias"), theme.VERMILION, marks.UPRIGHT)
     # The furthest from what it is to be stands first.
-    found.sort(key=lambda row: (-abs(row["value"] - (_reference(row, measure) or 0.0)), row["judge"]))
+    ideal = 1.0 if measure == "swap_consistency" else None
+    found.sort(key=lambda row: (-abs(row["value"] - (ideal or _reference(row, measure) or 0.0)), row["judge"]))
     rows: list[Row] = []
     for at, row in enumerate(found):
         reference = _reference(row, measure)
@@ -511,7 +513,9 @@ def biases(bias: pl.DataFrame, measure: str, *, subset: str = "all") -> Chart:
         if reference is not None:
             rows.append({**one, "kind": beside.name, "value": reference, "low": None, "high": None})
     kinds = (JUDGE, beside) if len(rows) > len(found) else (JUDGE,)
-    domain = marks.reach([*_ends(found), *(_reference(row, measure) for row in found)])
+    domain = marks.reach(
+        [*_ends(found), *(_reference(row, measure) for row in found)], within=(0, 1) if measure in RATES else None
+    )
     tip = marks.tips(name="judge", figure=what, interval="95% interval", reference=beside.name, n="n")
     points = marks.estimates(rows, marks.x_of("value", what, domain, shares=shares), kinds, tip)
     said = f"{what[0].upper()}{what[1:]}, with 95% intervals: {_range(found, 'judge', shares=shares)}."
@@ -521,8 +525,8 @@ def biases(bias: pl.DataFrame, measure: str, *, subset: str = "all") -> Chart:
 
 
 def _reference(row: Row, measure: str) -> float | None:
-    """What no bias or what people show; answers drawn by a coin agree with themselves half the time."""
-    return marks.number(row["reference"]) if measure != "swap_consistency" else 1.0
+    """What no bias or what people show; a coin that is thrown for each order says the same half the time."""
+    return marks.number(row["reference"]) if measure != "swap_consistency" else 0.5
 
 
 def controls(controls: Mapping[str, Mapping[str, Any]]) -> Chart:

@@ -241,6 +241,11 @@ def finished(chart: alt.Chart | alt.LayerChart, description: str, px: int) -> al
     return chart.properties(description=description, height=px, autosize=FIT)
 
 
+def described(chart: Any) -> str:
+    """What *chart* says of itself."""
+    return str(chart.description)
+
+
 def nothing(what: str) -> alt.Chart:
     """In place of a chart without figures; *what* it would have shown."""
     empty = alt.Chart(values([])).mark_point().properties(description=f"{what}: {NOTHING}.", height=20, autosize=FIT)

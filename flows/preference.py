@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow, task
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from pipeline import hub, report, runner
+from pipeline import summary as figures
 from pipeline.card import escaped
 from pipeline.errors import JuryboxError, StageError
 from pipeline.runner import Shard, StageReport
@@ -28,6 +29,7 @@ from pipeline.workbench import Workbench
 
 AGREEMENT_KEY = "judge-agreement"
 SUMMARY_KEY = "run-summary"
+REPORT_KEY = "run-report"
 SHARE_COLUMNS = ("Agreement", "Low", "High")
 
 
@@ -195,7 +197,13 @@ def _run_stage(run: _Opened, config_path: Path, name: str, *, force: bool) -> St
 
 
 def _publish(summary: Mapping[str, Any], folder: Path) -> None:
-    """Show the judges' agreement and the summary on the flow run's page."""
+    """Show the judges' agreement and the summary on the flow run's page, and where its report lies."""
+    create_link_artifact(
+        (folder / "report.html").resolve().as_uri(),
+        link_text="report.html",
+        key=REPORT_KEY,
+        description=f"The report of {escaped(summary['name'])}, on the machine that ran it",
+    )
     create_markdown_artifact(
         agreement_markdown(summary),
         key=AGREEMENT_KEY,
@@ -226,7 +234,16 @@ def agreement_markdown(summary: Mapping[str, Any]) -> str:
         )
         for name, judge in judges.items()
     ]
-    return f"Agreement with {people}, with its interval.\n\n{_table(header, rows)}"
+    beside = (
+        ("ceiling", f"*Ceiling: one of the {people} against another*"),
+        ("floor", "*Floor: preferring the longer answer*"),
+    )
+    rows += [
+        (name, *(_share(found[key]) for key in ("value", "low", "high")), str(found["n"]), "", "", "")
+        for key, name in beside
+        if (found := summary[key]) is not None
+    ]
+    return f"Agreement with {people}, with its 95 % interval.\n\n{_table(header, rows)}"
 
 
 def summary_markdown(summary: Mapping[str, Any], folder: Path) -> str:
@@ -240,7 +257,7 @@ def summary_markdown(summary: Mapping[str, Any], folder: Path) -> str:
         rows.append((escaped(stage), came, went, ", ".join(dropped), f"{summary['stage_seconds'][stage]:.1f}"))
     parts = [_table(("Stage", "In", "Out", "Dropped", "Seconds"), rows)]
     # The terminal's own lines say the rest: calls, judges, gate, win rate, warnings, report.
-    rest = [line for line in report.lines(summary, folder) if not line.startswith((" ", "run ", "judge "))]
+    rest = [line for line in figures.lines(summary, folder) if not line.startswith((" ", "run ", "judge "))]
     parts.append("\n".join(f"- {escaped(line)}" for line in rest))
     return "\n\n".join(parts)
 
@@ -272,7 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         return _fail("interrupted; what is done is kept, the same command goes on from there", 1)
-    lines = report.lines(made, bench.folder.path)
+    lines = figures.lines(made, bench.folder.path)
     lines += [f"pushed: {address}" for address in made.get("pushed", [])]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0

@@ -16,13 +16,13 @@ def run(config: str | Path, run_dir: str | Path | None = None) -> dict[str, Any]
         InputError: the config or a file it names is wrong.
         JobError: a stage failed; what was done before is kept.
     """
-    from pipeline import report
+    from pipeline import summary
     from pipeline.runner import run_pipeline
     from pipeline.workbench import Workbench
 
     with Workbench.open(Path(config), None if run_dir is None else Path(run_dir)) as bench:
         run_pipeline(bench)
-        return report.summary(bench)
+        return summary.summary(bench)
 
 
 def judge(

@@ -92,13 +92,13 @@ def run(
     force: Force = False,
 ) -> None:
     """Run every stage that is not done yet, then print the summary."""
-    from pipeline import hub, report
+    from pipeline import hub, summary
     from pipeline.runner import run_pipeline
 
     with opened(config, run_dir, quiet=as_json) as bench:
         run_pipeline(bench, first, last, force=force)
-        made = report.summary(bench)
-        lines = report.lines(made, bench.folder.path)
+        made = summary.summary(bench)
+        lines = summary.lines(made, bench.folder.path)
         if bench.config.push is not None and last is None:
             made["pushed"] = hub.push(bench.folder, bench.config)
             lines += [f"pushed: {url}" for url in made["pushed"]]
@@ -107,12 +107,12 @@ def run(
 
 def _stage_command(name: str) -> Callable[..., None]:
     def command(config: ConfigFile, run_dir: RunDir = None, as_json: Json = False, force: Force = False) -> None:
-        from pipeline import report
+        from pipeline import summary
         from pipeline.runner import run_stage
 
         with opened(config, run_dir, quiet=as_json) as bench:
             done = run_stage(bench, name, force=force)
-            report.write(bench)
+            summary.write(bench)  # drawing the page takes longer than many a stage: `jurybox report` does it
         how = "unchanged, skipped" if done.skipped else f"done in {done.seconds:.1f} s"
         lines = [f"{name}: {how}", *(f"  {count} {frame}" for frame, count in done.rows_out.items())]
         lines += [f"  dropped {count}: {reason}" for reason, count in done.dropped.items()]
@@ -239,14 +239,15 @@ def explain(
 @app.command()
 def report(config: ConfigFile, run_dir: RunDir = None, as_json: Json = False) -> None:
     """Write report.html and summary.json again and print the summary."""
-    from pipeline import report as reporting
+    from pipeline import report as page
+    from pipeline import summary
     from pipeline.errors import InputError
 
     with opened(config, run_dir, quiet=True) as bench:
         if bench.folder.read_json("manifest.json") is None:
             raise InputError(f"{bench.folder.path} holds no run yet; start it with `jurybox run {config}`")
-        made = reporting.write(bench)
-        lines = reporting.lines(made, bench.folder.path)
+        made = page.write(bench)
+        lines = summary.lines(made, bench.folder.path)
     say(lines, made, as_json=as_json)
 
 

@@ -1,215 +1,152 @@
-"""summary.json and report.html: what a run did and how far to trust it. Reads the run's folder, writes those two files.
+"""report.html: what a run did and how far to trust it, for people. Reads the run's folder, writes that page.
 
-The page is one self-contained file without scripts. Everything that came from models, people or files is escaped
-by the template engine.
+One self-contained file without scripts, under 5 MB whatever the run holds. Everything that came from models, people or
+files is cut to size, made visible and escaped by the template engine. What it shows is in sections.py.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from judges.controls import rates
-from pipeline.agreement import ANY, LONGER, PEOPLE
-from pipeline.calibration import errors
-from pipeline.margins import histogram
-from pipeline.runner import ORDER
-from pipeline.spending import by_caller
+from dashboard.charts import Chart
+from dashboard.marks import described, share
+from pipeline import drawing, sections, shown, summary
+from pipeline.sections import Found, Section, Table
 from pipeline.store import RunFolder
 from pipeline.workbench import Workbench
 
 TEMPLATES = Path(__file__).parent / "templates"
 EXAMPLES = 12
-CONTROLS_NOTED = 0.2
-"""A judge is warned about when constant answers may win this often from it, by the upper end of their interval."""
+LARGEST = 5_000_000
+"""Bytes of the page, at most."""
 
 
-def summary(bench: Workbench) -> dict[str, Any]:
-    """The run in figures, from the manifest and the artefacts; keys that a run did not reach are null.
+@dataclass(frozen=True)
+class Drawn:
+    """A chart as the page holds it."""
 
-    Keys: ``name``, ``rows`` (stage -> in, out), ``dropped`` (stage -> reason -> n), ``judges``, ``ceiling``
-    (one person against another), ``floor`` (preferring the longer answer), ``certificate``, ``calls``, ``cost_usd``,
-    ``spent`` (both by judge, with tokens), ``margins`` (a histogram), ``possibly_paid``, ``seconds``, ``incomplete``,
-    ``warnings``, and the evaluation's ``win_rate``, ``win_rate_low``, ``win_rate_high``, ``n``, ``panel_win_rate``,
-    ``verifier``, ``reward_accuracy``, ``kl``.
-    """
-    run = bench.folder
-    stages = (run.read_json("manifest.json") or {"stages": {}})["stages"]
-    done = {name: stages[name] for name in ORDER if name in stages}
-    dropped = (
-        run.read("dropped")
-        .group_by("stage", "reason")
-        .len()
-        .sort("stage", "len", "reason", descending=[False, True, False])
-    )
-    reasons: dict[str, dict[str, int]] = {}
-    for stage, reason, count in dropped.iter_rows():
-        reasons.setdefault(stage, {})[reason] = count
-    spent = by_caller(run.scan("calls"))
-    panel = run.read_json("panel.json")
-    certificate = run.read_json("certificate.json")
-    evaluation = run.read_json("evaluation.json") or {}
-    made: dict[str, Any] = {
-        "name": bench.config.name,
-        "rows": {name: {"in": row["rows_in"], "out": row["rows_out"]} for name, row in done.items()},
-        "dropped": reasons,
-        "panel": None if panel is None else {key: panel[key] for key in ("method", "validated", "decide_by", "labels")},
-        "judges": {} if panel is None else panel["judges"],
-        "ceiling": _accuracy(run, "person_person", ANY, ANY),
-        "floor": _accuracy(run, "length_people", LONGER, PEOPLE),
-        "calibration": errors(run.read("calibration")),
-        "controls": rates(run.read("controls")),
-        "flags": dict(run.read("flags")["flag"].cast(pl.String).value_counts(sort=True).iter_rows()),
-        "certificate": certificate,
-        "calls": sum(one["calls"] for one in spent.values()),
-        "cost_usd": round(math.fsum(one["cost_usd"] for one in spent.values()), 6),
-        "spent": spent,
-        "margins": histogram(run.scan("verdicts"), run.scan("kept")),
-        "possibly_paid": len(bench.ledger.possibly_paid()) if bench.has_ledger else 0,
-        "seconds": round(sum(row["seconds"] for row in done.values()), 1),
-        "stage_seconds": {name: row["seconds"] for name, row in done.items()},
-        "incomplete": {name: row["incomplete"] for name, row in done.items() if row["incomplete"]},
-        "simulated_people": bench.config.labels.simulated is not None,
-    }
-    keys = (
-        "win_rate",
-        "win_rate_low",
-        "win_rate_high",
-        "n",
-        "decided_by",
-        "panel_win_rate",
-        "verifier",
-        "reward_accuracy",
-        "kl",
-    )
-    made |= {key: evaluation.get(key) for key in keys}
-    return {**made, "warnings": warnings(made, run.read("warnings")["text"].to_list())}
+    svg: str | None
+    """None where it is left to its table."""
+    description: str
 
 
-def _accuracy(run: RunFolder, between: str, one: str, other: str) -> dict[str, Any] | None:
-    """``value``, ``low``, ``high`` and ``n`` of a row of the frame ``agreement``; None where there is none."""
-    key = {"between": between, "rater_1": one, "rater_2": other, "subset": "all", "measure": "accuracy"}
-    found = run.read("agreement").filter(*(pl.col(name).cast(pl.String) == value for name, value in key.items()))
-    found = found.select("value", "low", "high", "n").drop_nulls()
-    return None if found.is_empty() else found.row(0, named=True)
+Texts = tuple[str, str, str, str]
+"""A prompt, two answers to it, and a figure."""
+Parts = list[tuple[Section, list[Drawn | Table]]]
 
 
-def warnings(made: Mapping[str, Any], measured: Sequence[str]) -> list[str]:
-    """What a reader must not overlook, in words; *measured* are those of the stage ``measure``."""
-    found: list[str] = []
-    for stage, shards in made["incomplete"].items():
-        found.append(f"{stage}: some calls got no answer in {len(shards)} shard(s); run the same command again")
-    if made["possibly_paid"]:
-        found.append(f"{made['possibly_paid']} call(s) were in flight when a run died; they may have been paid")
-    for name, judge in made["judges"].items():
-        if judge["reason"]:
-            found.append(f"judge {name} is not in the panel: {judge['reason']}")
-    found += measured
-    found += [warning for name, won in made["controls"].items() if (warning := _fooled(name, won))]
-    certificate = made["certificate"]
-    if certificate is not None and not certificate["certified"]:
-        found.append(f"NOT CERTIFIED: {certificate['reason']}")
-    if made["simulated_people"]:
-        found.append("the people of this run are simulated: its agreement and win rate show that the machinery works")
-    return found
+@dataclass(frozen=True)
+class Limits:
+    """How much of a run the page shows."""
+
+    text: int
+    """Characters of a prompt or an answer."""
+    cell: int
+    """Characters of a table's cell."""
+    rows: int
+    """Rows of a table."""
+    drawings: int
+    """Characters of all drawings together; charts beyond are left to their tables."""
 
 
-def _fooled(judge: str, won: Mapping[str, Any]) -> str | None:
-    """A warning about a judge from which constant answers win too often, or may do."""
-    if won["win_rate"] is None or won["high"] <= CONTROLS_NOTED:
-        return None
-    worst = max(won["by_control"], key=lambda control: won["by_control"][control]["win_rate"])
-    return (
-        f"judge {judge} prefers a constant answer to a real one {won['win_rate']:.0%} of the time "
-        f"[{won['low']:.0%}, {won['high']:.0%}], n = {won['n']}; {worst} wins most"
-    )
-
-
-def lines(made: Mapping[str, Any], folder: Path) -> list[str]:
-    """The summary as plain text for a terminal."""
-    out = [f"run {made['name']}"]
-    for stage, row in made["rows"].items():
-        went = ", ".join(f"{count} {name}" for name, count in row["in"].items()) or "-"
-        came = ", ".join(f"{count} {name}" for name, count in row["out"].items()) or "-"
-        out.append(f"  {stage:<10} {went} -> {came}")
-        out += [f"  {'':<10}   dropped {count}: {reason}" for reason, count in made["dropped"].get(stage, {}).items()]
-    out += [f"  {'import':<10}   dropped {n}: {reason}" for reason, n in made["dropped"].get("import", {}).items()]
-    out.append(f"calls: {made['calls']}, US$ {made['cost_usd']:.4f}, {made['seconds']:.0f} s")
-    people = "simulated people" if made["simulated_people"] else "people"
-    out += _panel_lines(made, people)
-    if made["certificate"] is not None:
-        state = "certified" if made["certificate"]["certified"] else "NOT CERTIFIED"
-        out.append(f"gate: {state}: {made['certificate']['reason']}")
-    if made["win_rate"] is not None:
-        interval = f"[{made['win_rate_low']:.1%}, {made['win_rate_high']:.1%}]"
-        out.append(
-            f"win rate of trained over untrained, by {made['decided_by']}: {made['win_rate']:.1%} {interval}, "
-            f"n = {made['n']}"
-        )
-    out += [f"warning: {warning}" for warning in made["warnings"]]
-    out.append(f"report: {folder / 'report.html'}")
-    return out
-
-
-def _panel_lines(made: Mapping[str, Any], people: str) -> list[str]:
-    """What is known of the judges, of the panel's probabilities, and between which figures to read that."""
-    out: list[str] = []
-    for name, judge in made["judges"].items():
-        share = _share({**judge, "value": judge["agreement"]}) if judge["n"] else "no labels"
-        place = f"weight {judge['weight']:.2f}" if judge["in_panel"] else f"left the panel: {judge['reason']}"
-        out.append(f"judge {name}: agrees with {people} on {share}; {place}")
-    if (found := made["calibration"]) is not None:
-        said = f"calibration error (ECE) {found['ece']:.3f}, Brier {found['brier']:.3f}"
-        out.append(f"panel: {said} on {found['n']} pairs whose labels fitted nothing")
-    for name, won in made["controls"].items():
-        if won["win_rate"] is not None:
-            interval = f"[{won['low']:.1%}, {won['high']:.1%}]"
-            out.append(f"judge {name}: constant answers win {won['win_rate']:.1%} {interval} of {won['n']}")
-    if made["flags"]:
-        counts = ", ".join(f"{count} {flag}" for flag, count in made["flags"].items())
-        out.append(f"answers that look written for the judge: {counts}")
-    if made["ceiling"] is not None:
-        out.append(f"ceiling: one of the {people} agrees with another on {_share(made['ceiling'])}")
-    if made["floor"] is not None:
-        out.append(f"floor: preferring the longer answer agrees on {_share(made['floor'])}")
-    return out
-
-
-def _share(found: Mapping[str, Any]) -> str:
-    return f"{found['value']:.1%} [{found['low']:.1%}, {found['high']:.1%}] of {found['n']}"
+LIMITS = (Limits(4000, 300, 400, 2_500_000), Limits(800, 60, 40, 600_000))
+"""The second where a page by the first would be too large; it is small enough for any run."""
 
 
 def write(bench: Workbench) -> dict[str, Any]:
     """Write summary.json and report.html; returns the summary."""
-    from jinja2 import Environment, FileSystemLoader
-
-    made = summary(bench)
-    bench.folder.write_json("summary.json", made)
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page = environment.get_template("report.html").render(
-        made=made, examples=_examples(bench), duels=_duels(bench), manifest=bench.folder.read_json("manifest.json")
-    )
-    bench.folder.write_text("report.html", page)
+    made = summary.write(bench)
+    bench.folder.write_text("report.html", page(bench.folder, made))
     return made
 
 
-def _examples(bench: Workbench) -> list[dict[str, Any]]:
-    """The kept pairs with the largest and the smallest margins, with their texts."""
-    run = bench.folder
+def page(run: RunFolder, made: Mapping[str, Any]) -> str:
+    """report.html of the run in the folder *run* with the summary *made*."""
+    training = run.read_json("model/training.json") or {}
+    found = Found(made, {name: run.read(name) for name in sections.FRAMES}, training.get("loss") or [])
+    parts = [(section, [_drawn(part) for part in section.parts]) for section in sections.sections(found)]
+    texts = {"examples": _examples(run), "duels": _duels(run)}
+    written = ""
+    for limits in LIMITS:
+        written = _rendered(found, parts, texts, limits)
+        if len(written.encode()) < LARGEST:
+            break
+    return written
+
+
+def _drawn(part: Chart | Table) -> Drawn | Table:
+    if isinstance(part, Table):
+        return part
+    description = described(part)
+    try:
+        return Drawn(drawing.drawn(part), description)
+    except ValueError:  # too much of it, or Vega refused: what it shows is in the tables
+        return Drawn(None, description)
+
+
+def _rendered(found: Found, parts: Parts, texts: Mapping[str, list[Texts]], limits: Limits) -> str:
+    from jinja2 import Environment, FileSystemLoader
+
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["text"] = partial(_visible, limit=limits.text)
+    environment.filters["cell"] = partial(_visible, limit=limits.cell)
+    environment.filters["line"] = partial(_line, limit=limits.cell)
+    return environment.get_template("report.html").render(
+        made=found.made,
+        people=found.people,
+        warnings=found.made["warnings"][: limits.rows],
+        sections=list(_laid_out(parts, limits)),
+        rows=limits.rows,
+        **texts,
+    )
+
+
+def _visible(text: object, limit: int) -> str:
+    return shown.visible(str(text), limit)
+
+
+def _line(text: object, limit: int) -> str:
+    return shown.line(str(text), limit)
+
+
+def _laid_out(parts: Parts, limits: Limits) -> Iterator[tuple[Section, list[Drawn | Table]]]:
+    """The sections with the drawings that there is room for, first come first served."""
+    room = limits.drawings
+    for section, listed in parts:
+        kept: list[Drawn | Table] = []
+        for part in listed:
+            if isinstance(part, Drawn) and part.svg is not None:
+                room -= len(part.svg)
+                kept.append(part if room >= 0 else Drawn(None, part.description))
+            else:
+                kept.append(part)
+        yield section, kept
+
+
+def _examples(run: RunFolder) -> list[Texts]:
+    """The kept pairs with the largest and the smallest margins."""
     kept = run.read("kept").sort("margin", "pair_id", descending=[True, False])
-    if kept.is_empty():
-        return []
-    shown = kept if kept.height <= EXAMPLES else pl.concat([kept.head(EXAMPLES // 2), kept.tail(EXAMPLES // 2)])
-    texts = run.read("samples").select("sample_id", "completion", "temperature", "prompt_id")
+    some = kept if kept.height <= EXAMPLES else pl.concat([kept.head(EXAMPLES // 2), kept.tail(EXAMPLES // 2)])
+    texts = run.read("samples").select("sample_id", "completion", "prompt_id")
     joined = (
-        shown.join(texts.rename({"sample_id": "chosen_id", "completion": "chosen"}), on="chosen_id")
+        some.join(texts.rename({"sample_id": "chosen_id", "completion": "chosen"}), on="chosen_id")
         .join(texts.select(rejected_id="sample_id", rejected="completion"), on="rejected_id")
         .join(run.read("prompts").select("prompt_id", "messages"), on="prompt_id")
+        .sort("margin", descending=True)
     )
-    return list(joined.sort("margin", descending=True).iter_rows(named=True))
+    return [
+        (row["messages"][-1]["content"], row["chosen"], row["rejected"], f"{row['margin']:.2f}")
+        for row in joined.iter_rows(named=True)
+    ]
 
 
-def _duels(bench: Workbench) -> list[dict[str, Any]]:
-    return list(bench.folder.read("duels").head(EXAMPLES).iter_rows(named=True))
+def _duels(run: RunFolder) -> list[Texts]:
+    """Answers to held-out prompts before and after training."""
+    return [
+        (row["question"], row["baseline"], row["trained"], share(row["people"]))
+        for row in run.read("duels").head(EXAMPLES).iter_rows(named=True)
+    ]

@@ -9,7 +9,7 @@ import pytest
 
 from judges import controls
 from judges.base import Comparison, Judgment, Opinions
-from pipeline import report, schemas
+from pipeline import report, schemas, summary
 from pipeline.runner import run_stage
 from pipeline.workbench import Workbench
 from tests.worlds import FAKE_ENGINE, Frames, bench, requests_of, world
@@ -217,4 +217,4 @@ def test_the_report_warns_of_a_judge_that_constant_answers_fool(tmp_path: Path) 
     assert warning == f"{said}; flattery wins most"
     assert math.isclose(made["controls"]["firm"]["high"], 1.959964**2 / (16 + 1.959964**2), rel_tol=1e-5)
     assert "Constant answers" in page
-    assert "judge fooled: constant answers win 100.0% [80.6%, 100.0%] of 16" in "\n".join(report.lines(made, tmp_path))
+    assert "judge fooled: constant answers win 100.0% [80.6%, 100.0%] of 16" in "\n".join(summary.lines(made, tmp_path))

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 import yaml
 
-from pipeline import annotators, report, schemas, trend, warning
+from pipeline import annotators, report, schemas, summary, trend, warning
 from pipeline.frames import people
 from pipeline.runner import run_stage
 from pipeline.splits import split_labels
@@ -210,14 +210,14 @@ def test_the_summary_shows_ceiling_floor_and_warnings(tmp_path: Path) -> None:
     second = second.with_columns(label=torn.cast(frames["labels"].schema["label"]))
     with bench(tmp_path, {**frames, "labels": pl.concat([frames["labels"], second])}) as run:
         run_stage(run, "measure")
-        made = report.summary(run)
+        made = summary.summary(run)
         page = report.write(run)
         assert page["ceiling"] == made["ceiling"]
         html = (run.folder.path / "report.html").read_text()
     # ordered pairs of people whose second is decided: 36 by bob of ann's labels, 3 of them ties, 33 by ann of bob's
     assert (made["ceiling"]["value"], made["ceiling"]["n"]) == (pytest.approx((33 + 1.5 + 33) / 69), 69)
     assert made["floor"]["value"] == 1.0
-    text = "\n".join(report.lines(made, tmp_path))
+    text = "\n".join(summary.lines(made, tmp_path))
     assert "ceiling: one of the people agrees with another on 97.8%" in text
     assert "floor: preferring the longer answer agrees on 100.0%" in text
     assert "warning: judge short agrees with people on 0 %" in text

@@ -1,0 +1,185 @@
+"""summary.json: what a run did and how far to trust it, in figures, and as lines for a terminal.
+
+Reads the run's folder and writes that one file.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from judges.controls import rates
+from pipeline.agreement import ANY, LONGER, PEOPLE
+from pipeline.calibration import errors
+from pipeline.margins import histogram
+from pipeline.runner import ORDER
+from pipeline.spending import by_caller
+from pipeline.store import RunFolder
+from pipeline.workbench import Workbench
+
+CONTROLS_NOTED = 0.2
+"""A judge is warned about when constant answers may win this often from it, by the upper end of their interval."""
+
+
+def summary(bench: Workbench) -> dict[str, Any]:
+    """The run in figures, from the manifest and the artefacts; keys that a run did not reach are null.
+
+    Keys: ``name``, ``rows`` (stage -> in, out), ``dropped`` (stage -> reason -> n), ``judges``, ``ceiling``
+    (one person against another), ``floor`` (preferring the longer answer), ``certificate``, ``calls``, ``cost_usd``,
+    ``spent`` (both by judge, with tokens), ``margins`` (a histogram), ``possibly_paid``, ``seconds``, ``incomplete``,
+    ``warnings``, and the evaluation's ``win_rate``, ``win_rate_low``, ``win_rate_high``, ``n``, ``panel_win_rate``,
+    ``verifier``, ``reward_accuracy``, ``kl``.
+    """
+    run = bench.folder
+    stages = (run.read_json("manifest.json") or {"stages": {}})["stages"]
+    done = {name: stages[name] for name in ORDER if name in stages}
+    dropped = (
+        run.read("dropped")
+        .group_by("stage", "reason")
+        .len()
+        .sort("stage", "len", "reason", descending=[False, True, False])
+    )
+    reasons: dict[str, dict[str, int]] = {}
+    for stage, reason, count in dropped.iter_rows():
+        reasons.setdefault(stage, {})[reason] = count
+    spent = by_caller(run.scan("calls"))
+    panel = run.read_json("panel.json")
+    certificate = run.read_json("certificate.json")
+    evaluation = run.read_json("evaluation.json") or {}
+    made: dict[str, Any] = {
+        "name": bench.config.name,
+        "rows": {name: {"in": row["rows_in"], "out": row["rows_out"]} for name, row in done.items()},
+        "dropped": reasons,
+        "panel": None if panel is None else {key: panel[key] for key in ("method", "validated", "decide_by", "labels")},
+        "judges": {} if panel is None else panel["judges"],
+        "ceiling": _accuracy(run, "person_person", ANY, ANY),
+        "floor": _accuracy(run, "length_people", LONGER, PEOPLE),
+        "calibration": errors(run.read("calibration")),
+        "controls": rates(run.read("controls")),
+        "flags": dict(run.read("flags")["flag"].cast(pl.String).value_counts(sort=True).iter_rows()),
+        "certificate": certificate,
+        "calls": sum(one["calls"] for one in spent.values()),
+        "cost_usd": round(math.fsum(one["cost_usd"] for one in spent.values()), 6),
+        "spent": spent,
+        "margins": histogram(run.scan("verdicts"), run.scan("kept")),
+        "possibly_paid": len(bench.ledger.possibly_paid()) if bench.has_ledger else 0,
+        "seconds": round(sum(row["seconds"] for row in done.values()), 1),
+        "stage_seconds": {name: row["seconds"] for name, row in done.items()},
+        "incomplete": {name: row["incomplete"] for name, row in done.items() if row["incomplete"]},
+        "simulated_people": bench.config.labels.simulated is not None,
+    }
+    keys = (
+        "win_rate",
+        "win_rate_low",
+        "win_rate_high",
+        "n",
+        "decided_by",
+        "panel_win_rate",
+        "verifier",
+        "reward_accuracy",
+        "kl",
+    )
+    made |= {key: evaluation.get(key) for key in keys}
+    return {**made, "warnings": warnings(made, run.read("warnings")["text"].to_list())}
+
+
+def _accuracy(run: RunFolder, between: str, one: str, other: str) -> dict[str, Any] | None:
+    """``value``, ``low``, ``high`` and ``n`` of a row of the frame ``agreement``; None where there is none."""
+    key = {"between": between, "rater_1": one, "rater_2": other, "subset": "all", "measure": "accuracy"}
+    found = run.read("agreement").filter(*(pl.col(name).cast(pl.String) == value for name, value in key.items()))
+    found = found.select("value", "low", "high", "n").drop_nulls()
+    return None if found.is_empty() else found.row(0, named=True)
+
+
+def warnings(made: Mapping[str, Any], measured: Sequence[str]) -> list[str]:
+    """What a reader must not overlook, in words; *measured* are those of the stage ``measure``."""
+    found: list[str] = []
+    for stage, shards in made["incomplete"].items():
+        found.append(f"{stage}: some calls got no answer in {len(shards)} shard(s); run the same command again")
+    if made["possibly_paid"]:
+        found.append(f"{made['possibly_paid']} call(s) were in flight when a run died; they may have been paid")
+    for name, judge in made["judges"].items():
+        if judge["reason"]:
+            found.append(f"judge {name} is not in the panel: {judge['reason']}")
+    found += measured
+    found += [warning for name, won in made["controls"].items() if (warning := _fooled(name, won))]
+    certificate = made["certificate"]
+    if certificate is not None and not certificate["certified"]:
+        found.append(f"NOT CERTIFIED: {certificate['reason']}")
+    if made["simulated_people"]:
+        found.append("the people of this run are simulated: its agreement and win rate show that the machinery works")
+    return found
+
+
+def _fooled(judge: str, won: Mapping[str, Any]) -> str | None:
+    """A warning about a judge from which constant answers win too often, or may do."""
+    if won["win_rate"] is None or won["high"] <= CONTROLS_NOTED:
+        return None
+    worst = max(won["by_control"], key=lambda control: won["by_control"][control]["win_rate"])
+    return (
+        f"judge {judge} prefers a constant answer to a real one {won['win_rate']:.0%} of the time "
+        f"[{won['low']:.0%}, {won['high']:.0%}], n = {won['n']}; {worst} wins most"
+    )
+
+
+def lines(made: Mapping[str, Any], folder: Path) -> list[str]:
+    """The summary as plain text for a terminal."""
+    out = [f"run {made['name']}"]
+    for stage, row in made["rows"].items():
+        went = ", ".join(f"{count} {name}" for name, count in row["in"].items()) or "-"
+        came = ", ".join(f"{count} {name}" for name, count in row["out"].items()) or "-"
+        out.append(f"  {stage:<10} {went} -> {came}")
+        out += [f"  {'':<10}   dropped {count}: {reason}" for reason, count in made["dropped"].get(stage, {}).items()]
+    out += [f"  {'import':<10}   dropped {n}: {reason}" for reason, n in made["dropped"].get("import", {}).items()]
+    out.append(f"calls: {made['calls']}, US$ {made['cost_usd']:.4f}, {made['seconds']:.0f} s")
+    people = "simulated people" if made["simulated_people"] else "people"
+    out += _panel_lines(made, people)
+    if made["certificate"] is not None:
+        state = "certified" if made["certificate"]["certified"] else "NOT CERTIFIED"
+        out.append(f"gate: {state}: {made['certificate']['reason']}")
+    if made["win_rate"] is not None:
+        interval = f"[{made['win_rate_low']:.1%}, {made['win_rate_high']:.1%}]"
+        out.append(
+            f"win rate of trained over untrained, by {made['decided_by']}: {made['win_rate']:.1%} {interval}, "
+            f"n = {made['n']}"
+        )
+    out += [f"warning: {warning}" for warning in made["warnings"]]
+    out.append(f"report: {folder / 'report.html'}")
+    return out
+
+
+def _panel_lines(made: Mapping[str, Any], people: str) -> list[str]:
+    """What is known of the judges, of the panel's probabilities, and between which figures to read that."""
+    out: list[str] = []
+    for name, judge in made["judges"].items():
+        share = _share({**judge, "value": judge["agreement"]}) if judge["n"] else "no labels"
+        place = f"weight {judge['weight']:.2f}" if judge["in_panel"] else f"left the panel: {judge['reason']}"
+        out.append(f"judge {name}: agrees with {people} on {share}; {place}")
+    if (found := made["calibration"]) is not None:
+        said = f"calibration error (ECE) {found['ece']:.3f}, Brier {found['brier']:.3f}"
+        out.append(f"panel: {said} on {found['n']} pairs whose labels fitted nothing")
+    for name, won in made["controls"].items():
+        if won["win_rate"] is not None:
+            interval = f"[{won['low']:.1%}, {won['high']:.1%}]"
+            out.append(f"judge {name}: constant answers win {won['win_rate']:.1%} {interval} of {won['n']}")
+    if made["flags"]:
+        counts = ", ".join(f"{count} {flag}" for flag, count in made["flags"].items())
+        out.append(f"answers that look written for the judge: {counts}")
+    if made["ceiling"] is not None:
+        out.append(f"ceiling: one of the {people} agrees with another on {_share(made['ceiling'])}")
+    if made["floor"] is not None:
+        out.append(f"floor: preferring the longer answer agrees on {_share(made['floor'])}")
+    return out
+
+
+def _share(found: Mapping[str, Any]) -> str:
+    return f"{found['value']:.1%} [{found['low']:.1%}, {found['high']:.1%}] of {found['n']}"
+
+
+def write(bench: Workbench) -> dict[str, Any]:
+    """Write summary.json; returns its content."""
+    made = summary(bench)
+    bench.folder.write_json("summary.json", made)
+    return made
