@@ -11,10 +11,10 @@ from pathlib import Path
 import streamlit as st
 
 from dashboard import live, parts, runs
-from dashboard.pages import agreement, bias, compare, gate, overview, pairs, training
 from dashboard.runs import Run
 from dashboard.serve import guard
 from dashboard.text import markdown
+from dashboard.views import agreement, bias, compare, gate, overview, pairs, training
 from pipeline.errors import JuryboxError
 
 RUN = "run"

@@ -13,7 +13,7 @@ HEAVY = (
     "polars",
     "streamlit.elements.vega_charts",
     "dashboard.live",
-    *(f"dashboard.pages.{name}" for name in ("overview", "agreement", "bias", "gate", "pairs", "training", "compare")),
+    *(f"dashboard.views.{name}" for name in ("overview", "agreement", "bias", "gate", "pairs", "training", "compare")),
 )
 """Imported before the first visitor comes, so that the first page does not wait for them."""
 

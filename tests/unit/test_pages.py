@@ -11,9 +11,9 @@ import pytest
 
 from dashboard import lookup, runs
 from dashboard.lookup import ORDERS, Filters
-from dashboard.pages import compare, gate, overview, training
 from dashboard.runs import Run
 from dashboard.start import start
+from dashboard.views import compare, gate, overview, training
 from pipeline.errors import InputError
 from tests import shown_run
 

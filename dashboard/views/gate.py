@@ -9,8 +9,8 @@ from typing import Any
 import streamlit as st
 
 from dashboard import charts, parts
-from dashboard.pages.overview import certified
 from dashboard.runs import Run
+from dashboard.views.overview import certified
 
 GATE = "jurybox gate CONFIG"
 

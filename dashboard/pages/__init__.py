@@ -1,1 +1,0 @@
-"""One page a file; each is a function that draws one opened run."""
