@@ -1,9 +1,5 @@
-<<<<<<< HEAD
 """One page a file; each is a function that draws one opened run.
 
 Not called ``pages``: Streamlit serves every script in a folder of that name, beside the labelling page too, where
 nobody may see a verdict.
 """
-=======
-"""The dashboard's pages, one file each. Not named ``pages``: Streamlit would run the files of such a folder itself."""
->>>>>>> pages
