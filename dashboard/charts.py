@@ -21,6 +21,8 @@ Chart = alt.Chart | alt.LayerChart | alt.FacetChart | alt.HConcatChart | alt.VCo
 
 CEILING, FLOOR, COIN = "ceiling: one person, another", "floor: the longer answer", "a coin"
 LINES = (CEILING, FLOOR, COIN)
+BESIDE = {("person_person", ANY, ANY): CEILING, ("length_people", LONGER, PEOPLE): FLOOR}
+"""What agreement is to be read beside."""
 MOST_REASONS = 24
 """Reasons that the chart of drops names; the others are one row."""
 MOST_STEPS = 600
@@ -51,11 +53,11 @@ MEASURES = {
     "tie_rate": "ties",
     "failure_rate": "failed judgments",
     "longer_rate": "the longer answer wins",
-    "length_bias": "how much more often the longer answer wins than with people",
+    "length_bias": "longer answer wins, judge minus people",
     "length_slope": "slope of the vote on log length",
-    "length_slope_given_people": "slope of the vote on log length, people's preference given",
+    "length_slope_given_people": "slope on log length, people held fixed",
     "own_win_rate": "its own model's answer wins",
-    "self_preference": "how much more often its own model wins than with people",
+    "self_preference": "own model wins, judge minus people",
     "loss": "loss",
     "reward_accuracy": "reward accuracy",
     "reward_margin": "reward margin",
@@ -215,7 +217,7 @@ def accuracy(agreement: pl.DataFrame, *, subset: str = "all", people: str = "peo
     points = marks.estimates(rows, x, kinds, _tips("judge", "agreement"))
     said = f"How often judges side with {people}, with 95% intervals: {_raters(found)}."
     said += "".join(f" The {row['line']}: {row['told']}." for row in drawn if row["line"] != COIN)
-    return marks.finished(marks.layered(marks.lines(drawn, x, LINES), points), said, marks.height(len(rows)))
+    return marks.finished(marks.layered(*marks.lines(drawn, x, LINES), points), said, marks.height(len(rows)))
 
 
 def _measured(agreement: pl.DataFrame, measure: str, subset: str | None) -> list[Row]:
@@ -234,17 +236,21 @@ def _with_people(rows: Iterable[Row]) -> list[Row]:
 
 def _lines(rows: Iterable[Row]) -> list[Row]:
     """Ceiling, floor and chance, as far as they are among *rows*."""
-    wanted = {("person_person", ANY, ANY): CEILING, ("length_people", LONGER, PEOPLE): FLOOR}
     found = [
         {
             "at": row["value"],
-            "line": wanted[key],
+            "line": BESIDE[key],
             "told": f"{marks.share(row['value'])}, {marks.interval(row['low'], row['high'])}, n = {row['n']:,}",
         }
         for row in rows
-        if (key := (row["between"], row["rater_1"], row["rater_2"])) in wanted
+        if (key := _beside(row)) in BESIDE
     ]
     return [*found, {"at": 0.5, "line": COIN, "told": "50.0%"}]
+
+
+def _beside(row: Row) -> tuple[str, str, str]:
+    """Which of BESIDE a row of ``agreement`` is, if any."""
+    return row["between"], row["rater_1"], row["rater_2"]
 
 
 def _who(row: Row) -> str:
@@ -293,7 +299,10 @@ def _range(rows: Sequence[Mapping[str, Any]], what: str, *, shares: bool = True)
 
 
 def matrix(agreement: pl.DataFrame, measure: str, *, subset: str = "all", people: str = "people") -> Chart:
-    """Heat map of raters against raters in *measure*: judge x judge, judge x people; figures in the cells."""
+    """Heat map of raters against raters in *measure*: judge x judge, judge x people; figures in the cells.
+
+    Below the judges stand the panel, one person against another (the ceiling) and the longer answer (the floor).
+    """
     found = _measured(agreement, measure, subset)
     with_people = {(row["rater_1"], _who(row)): row for row in _with_people(found)}
     between = [row for row in found if row["between"] == "judge_judge" and ANY not in (row["rater_1"], row["rater_2"])]
@@ -314,6 +323,8 @@ def matrix(agreement: pl.DataFrame, measure: str, *, subset: str = "all", people
     for (name, kind), row in with_people.items():
         at = place[name] if kind == JUDGE.name else len(order)
         rows.append(_cell(row, (at, name), (0, people), measure, columns))
+    for at, row in enumerate(row for row in found if _beside(row) in BESIDE):
+        rows.append(_cell(row, (len(order) + 1 + at, BESIDE[_beside(row)]), (0, people), measure, columns))
     longest = max(len(row["column"]) for row in rows)
     across = columns * longest > ACROSS
     title = what + (", in hundredths" if columns > WIDE else "")
@@ -390,7 +401,7 @@ def subsets(agreement: pl.DataFrame, *, people: str = "people") -> Chart:
     coin = marks.lines([{"at": 0.5, "line": COIN, "told": "50.0%"}], x, LINES)
     names = {row["subset"] for row in found if row["subset"] != "all"}
     said = f"How often judges side with {people} on {len(names)} subsets of the prompts: {_range(found, 'figure')}."
-    return marks.finished(marks.layered(coin, points), said, marks.height(len(rows), 20))
+    return marks.finished(marks.layered(*coin, points), said, marks.height(len(rows), 20))
 
 
 def _subset(name: str) -> str:
@@ -587,7 +598,8 @@ def gate(certificate: Mapping[str, Any]) -> Chart:
     )
     curves = base.mark_line(strokeWidth=2, aria=False).encode(strokeDash=dash)
     points = base.mark_point(filled=True, size=50, opacity=1, aria=False).encode(shape=marks.shapes(kinds))
-    layered = marks.layered(marks.lines(level, y, RULES), marks.lines(upright, x, RULES), marks.layered(curves, points))
+    rules = [*marks.lines(level, y, RULES), *marks.lines(upright, x, RULES)]
+    layered = marks.layered(*rules, marks.layered(curves, points))
     last = curve[-1]
     said = f"Agreement with people where the {marks.share(curve[0]['coverage'])} of the pairs with the largest margins "
     said += f"are kept: {marks.share(curve[0]['agreement'])}, where {marks.share(last['coverage'])} are: "
@@ -631,7 +643,8 @@ def targets(certificate: Mapping[str, Any], chosen: float | None = None) -> Char
     )
     domain = marks.reach([*(row["target"] for row in rows), *wanted.values()], within=(0.5, 1))
     x = marks.x_of("target", "target: agreement with people", domain)
-    layered = marks.layered(marks.lines(upright, x, (WANTED, CHOSEN_TARGET)), _coverage(rows, x, tip, "step-before"))
+    rules = marks.lines(upright, x, (WANTED, CHOSEN_TARGET))
+    layered = marks.layered(*rules, _coverage(rows, x, tip, "step-before"))
     good = [row["target"] for row in rows if row["kind"] == PASSED.name]
     said = f"Share of the pairs that stays certified at targets from {rows[0]['wanted']} to {rows[-1]['wanted']}: "
     said += f"something up to {marks.share(max(good))}." if good else "nothing at any of them."
@@ -847,7 +860,7 @@ def frontier(points: Sequence[Mapping[str, Any]]) -> Chart:
     coin = marks.lines([{"at": 0.5, "line": NO_BETTER, "told": "50.0%"}], y, (NO_BETTER,))
     said = f"Win rate against KL from the untrained model: {_range([{'value': r['value']} for r in rows], 'run')}, "
     said += f"at {rows[0]['distance']} to {rows[-1]['distance']} nats an answer."
-    return marks.finished(marks.layered(coin, whiskers, dots), said, 300)
+    return marks.finished(marks.layered(*coin, whiskers, dots), said, 300)
 
 
 NO_BETTER = "no better than the untrained model"
@@ -889,7 +902,7 @@ def win_rates(found: pl.DataFrame) -> Chart:
     half = marks.lines([{"at": 0.5, "line": HALF, "told": "50.0%"}], x, (HALF,))
     said = f"How often answers win: {_range([{'value': row['win_rate']} for row in known], 'kind of answer')}."
     return marks.finished(
-        marks.layered(half, points), said.replace("kind of answers", "kinds of answers"), marks.height(len(rows))
+        marks.layered(*half, points), said.replace("kind of answers", "kinds of answers"), marks.height(len(rows))
     )
 
 

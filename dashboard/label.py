@@ -187,7 +187,7 @@ def view(which: str | None) -> None:
 
 def work(shared: Desk, name: str, queue: Queue) -> None:
     """The pair that is to be labelled now, and the keys."""
-    task = shared.book.take(name, queue)
+    task, texts = shared.book.take(name, queue), None
     while task is not None and (texts := shared.texts(task.pair_id)) is None:
         shared.book.withdraw([task.pair_id])  # the run no longer has it
         task = shared.book.take(name, queue)
@@ -195,10 +195,11 @@ def work(shared: Desk, name: str, queue: Queue) -> None:
     note = st.session_state.pop("note", None)
     if note:
         st.warning(note)
-    if task is None:
+    st.session_state["drawn"] = time.monotonic()
+    if task is None or texts is None:
         thanks(shared, name, queue)
         return
-    pair(task, cast("Texts", texts))
+    pair(task, texts)
     with st.container(key="keys", horizontal=True, horizontal_alignment="center", gap="small"):
         for side, title, key in (("left", "A is better", "a"), ("tie", "Tie", "t"), ("right", "B is better", "b")):
             act = partial(answer, shared, name, task, side)
@@ -206,7 +207,6 @@ def work(shared: Desk, name: str, queue: Queue) -> None:
         st.button("Skip", key=f"skip-{task.pair_id}", shortcut="s", on_click=partial(skip, shared, name, task))
         undo_button(shared, name, queue)
     alive(shared, name)
-    st.session_state["drawn"] = time.monotonic()
 
 
 def undo_button(shared: Desk, name: str, queue: Queue) -> None:
@@ -296,7 +296,6 @@ def thanks(shared: Desk, name: str, queue: Queue) -> None:
     st.write("Whoever runs the job picks the labels up with:")
     st.code(f"jurybox run {shared.config}", language=None)
     undo_button(shared, name, queue)
-    st.session_state["drawn"] = time.monotonic()
 
 
 def team(shared: Desk) -> None:

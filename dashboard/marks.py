@@ -217,20 +217,24 @@ def with_own_dashes(chart: alt.LayerChart) -> alt.LayerChart:
     return untyped.resolve_scale(strokeDash="independent")
 
 
-def lines(rows: Sequence[Row], at: alt.X | alt.Y, order: Sequence[str]) -> alt.Chart:
-    """Grey lines right through the plot, told apart by their dashes.
+def lines(rows: Sequence[Row], at: alt.X | alt.Y, order: Sequence[str]) -> list[alt.Chart]:
+    """Grey lines right through the plot, told apart by their dashes: one layer, or none where there is no line.
+
+    A layer without a line would have a legend without an entry, of which Vega cannot tell the height.
 
     Args:
         rows: ``at``, ``line`` (what the legend calls it) and ``told`` (its figures in words).
         at: the axis that they stand on: an x for upright lines, a y for level ones.
         order: what lines there may be, so that each has its dash; the legend shows those in *rows*.
     """
+    if not rows:
+        return []
     present = [name for name in order if name in {row["line"] for row in rows}]
     scale = alt.Scale(domain=present, range=[DASHES[order.index(name)] for name in present])
     chart = alt.Chart(values(rows)).mark_rule(color=theme.GREY, strokeWidth=1.75, aria=False)
     where: dict[str, Any] = {"x" if isinstance(at, alt.X) else "y": on(at, "at")}
     dash = alt.StrokeDash("line:N", scale=scale, legend=legend())
-    return chart.encode(**where, strokeDash=dash, tooltip=tips(line="line", told="figures"))
+    return [chart.encode(**where, strokeDash=dash, tooltip=tips(line="line", told="figures"))]
 
 
 DASHES = [[7, 4], [2, 3], [1, 0], [10, 3, 2, 3]]

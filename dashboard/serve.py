@@ -51,8 +51,7 @@ def serve(script: Path, arguments: Sequence[str], host: str = "127.0.0.1", port:
         InputError: others could reach *host* and no login is configured, or the port is taken.
     """
     os.environ["DO_NOT_TRACK"] = "1"
-    if not is_loopback(host) and (fault := login_fault(_configured())):
-        raise InputError(f"--host {host}: others could read and label without a login ({fault}); {REMEDY}")
+    check(host)
     chosen = _free(host, port)
 
     from streamlit.web import bootstrap
@@ -77,6 +76,12 @@ def serve(script: Path, arguments: Sequence[str], host: str = "127.0.0.1", port:
     print(f"open http://{f'[{host}]' if ':' in host else host}:{chosen}  (Ctrl-C ends)", flush=True)
     bootstrap.load_config_options(options)
     bootstrap.run(str(script), False, list(arguments), options)
+
+
+def check(host: str) -> None:
+    """Raise InputError unless only this machine can reach *host*, or a login is configured."""
+    if not is_loopback(host) and (fault := login_fault(_configured())):
+        raise InputError(f"--host {host}: others could read and label without a login ({fault}); {REMEDY}")
 
 
 def guard() -> str | None:

@@ -201,6 +201,7 @@ def label(
     as_json: Json = False,
 ) -> None:
     """The labelling page for one or more people: blind, keys A, B, T, S and Z. Serves until Ctrl-C."""
+    from dashboard import serve
     from pipeline import labelling
     from pipeline.labelbook import LabelBook, book_of
 
@@ -209,13 +210,12 @@ def label(
             counts = labelling.export(bench, export, fmt)
             say([f"{export}: {count} {name}" for name, count in counts.items()], counts, as_json=as_json)
             return
+        serve.check(host)
         labelling.guidelines(bench.config.labels)
         book = LabelBook(book_of(bench.folder.path), bench.seed)
         queues = labelling.prepare(bench, book, audit=audit, active=active, gold=gold, each=each, one_pair=one_pair)
         folder = bench.folder.path
     say([f"{name}: {count} pairs" for name, count in queues.items()], queues, as_json=as_json)
-
-    from dashboard import serve
 
     page = Path(serve.__file__).with_name("label.py")
     serve.serve(page, [str(config), str(folder)], host, port)

@@ -376,10 +376,12 @@ class LabelBook:
             for table in (TASKS, CLAIMS, SKIPPED):
                 db.execute(table.delete().where(table.c.pair_id.in_(gone)))
 
-    def pairs(self) -> list[str]:
-        """Every pair of the queues."""
+    def pairs(self, queue: Queue | None = None) -> list[str]:
+        """Every pair of a queue, or of all."""
+        query = sa.select(TASKS.c.pair_id).distinct().order_by(TASKS.c.pair_id)
         with self._reading() as db:
-            return list(db.execute(sa.select(TASKS.c.pair_id).distinct().order_by(TASKS.c.pair_id)).scalars())
+            asked = query if queue is None else query.where(TASKS.c.queue == queue)
+            return [str(key) for key in db.execute(asked).scalars()]
 
     def history(self) -> list[Row]:
         """The labels that were taken back, oldest first."""

@@ -9,7 +9,7 @@ Rows are blind: no model, judge, verdict or other label. Which answer is a follo
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,10 +120,12 @@ def selected(
     gold: int = 0,
     each: int = 1,
     one_pair: bool = False,
+    leave: Collection[str] = (),
 ) -> pl.DataFrame:
     """The pairs that :func:`queue` lists: ``queue``, ``pair_id``, ``inclusion_prob``, ``rank`` (in its queue, from 0).
 
-    *labels* is what people said so far, in the frame of that name. A pair may stand in several queues.
+    *labels* is what people said so far, in the frame of that name. Pairs of the audit sample and of *leave* are not
+    chosen actively; a gold item may stand in another queue too.
     """
     run = bench.folder
     pairs = run.read("pairs")
@@ -137,7 +139,7 @@ def selected(
     place = {key: (p, at) for at, (key, p) in enumerate(sample.select("pair_id", "inclusion_prob").iter_rows())}
     chosen = [
         *[("audit", key, *place[key]) for key in _fewer(list(place), labels, "audit", each)],
-        *[("active", key, 1.0, at) for at, key in enumerate(_active(bench, pairs, labels, active))],
+        *[("active", key, 1.0, at) for at, key in enumerate(_active(bench, pairs, labels, active, {*place, *leave}))],
         *[("gold", key, 1.0, at) for at, key in enumerate(_known(pairs, labels, bench.seed, each)[:gold])],
     ]
     schema = {"queue": pl.String, "pair_id": pl.String, "inclusion_prob": pl.Float64, "rank": pl.Int64}
@@ -182,7 +184,8 @@ def prepare(
     labels = pl.concat([elsewhere, book.rows()])
     # Everybody labels the gold items, so nobody's labels take them out.
     truth = labels.join(given_by_people(labels), on=labels.columns, how="anti", nulls_equal=True)
-    open_ = selected(bench, labels, audit=audit or 0, active=active or 0, each=each, one_pair=one_pair)
+    counts = {"audit": audit or 0, "active": active or 0}
+    open_ = selected(bench, labels, **counts, each=each, one_pair=one_pair, leave=book.pairs("audit"))
     known = selected(bench, truth, gold=gold or 0)
     return book.extend(pl.concat([open_, known]), each=each, elsewhere=elsewhere)
 
@@ -202,8 +205,10 @@ def _known(pairs: pl.DataFrame, labels: pl.DataFrame, seed: int, each: int) -> l
     return _fewer([key for key in keys if key in here], labels, "gold", each)
 
 
-def _active(bench: Workbench, pairs: pl.DataFrame, labels: pl.DataFrame, count: int) -> list[str]:
-    """Unlabelled pairs of prompts that fit, those that tell most first."""
+def _active(
+    bench: Workbench, pairs: pl.DataFrame, labels: pl.DataFrame, count: int, leave: Collection[str]
+) -> list[str]:
+    """Unlabelled pairs of prompts that fit, none of *leave*, those that tell most first."""
     if not count:
         return []
     run, fraction = bench.folder, bench.config.labels.fit_fraction
@@ -215,7 +220,8 @@ def _active(bench: Workbench, pairs: pl.DataFrame, labels: pl.DataFrame, count: 
     fitting = {key for key in owner["prompt_id"].unique() if is_fit(key, bench.seed, fraction)}
     fits = owner["prompt_id"].is_in(list(fitting)).to_numpy()
     told = votes.pair_ids.is_in(given_by_people(labels)["pair_id"].unique().to_list()).to_numpy()
-    rows = most_informative(_features(votes), p, votes.prompts, fits & told, fits & ~told, count)
+    free = fits & ~told & ~votes.pair_ids.is_in(list(leave)).to_numpy()
+    rows = most_informative(_features(votes), p, votes.prompts, fits & told, free, count)
     return [votes.pair_ids[row] for row in rows]
 
 
@@ -352,7 +358,11 @@ def write(rows: list[Row], path: Path, fmt: str = "jsonl", base: Path | None = N
     """Write the queue for the tool *fmt*, whole or not at all; returns how many rows each queue has.
 
     Raises:
-        ConfigError: there is no such format, or it cannot be written.
+        InputError: there is no such format, or it is one that is only read.
     """
-    discovery.find("pipeline.importers", fmt, "write_queue", base)(rows, path)
+    try:
+        writer = discovery.find("pipeline.importers", fmt, "write_queue", base)
+    except AttributeError as error:
+        raise InputError(f"--format {fmt}: is only read; write jsonl, label_studio or argilla") from error
+    writer(rows, path)
     return dict(Counter(str(row["queue"]) for row in rows))

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 PAGES = {
+    # A link is the first thing that a server is asked for: it has to lead there before anybody has seen the overview.
+    "/gate": ("Gate", 2),
     "/": ("Overview", 3),
     "/agreement": ("Agreement", 4),
     "/bias": ("Bias", 5),
-    "/gate": ("Gate", 2),
     "/pairs": ("Pairs", 0),
     "/training": ("Training", 5),
     "/compare": ("Compare", 1),

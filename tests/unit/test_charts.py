@@ -11,6 +11,7 @@ import vl_convert
 
 from dashboard import charts, marks, theme
 from pipeline import schemas
+from pipeline.drawing import drawn
 
 HOSTILE = (
     "a.b[0]['c']",
@@ -351,6 +352,15 @@ def test_the_matrix_has_figures_that_can_be_read_on_their_cells() -> None:
         ("other", "lm"),
     }
     assert cells["other", "lm"]["text"] == "0.30"
+    beside = [
+        agreed("person_person", "*", "*", 0.4, measure="cohen_kappa"),
+        agreed("length_people", "longer", "people", 0.1, measure="cohen_kappa"),
+    ]
+    both = agreement("lm").vstack(schemas.frame("agreement", beside))
+    below = [
+        (row["row"][5:], row["text"]) for row in rows(charts.matrix(both, "cohen_kappa")) if row["name"] in charts.LINES
+    ]
+    assert set(below) == {(charts.CEILING, "0.40"), (charts.FLOOR, "0.10")}
     for value in (-1.0, -0.7, -0.3, 0.0, 0.2, 0.5, 0.8, 1.0):
         made = (
             agreement()
@@ -408,7 +418,10 @@ def test_the_gate_shows_curve_bound_target_and_threshold() -> None:
     assert column(chart, "value", kind="agreement seen") == [0.99, 0.9]
     assert column(chart, "value", kind="its lower bound") == [0.8, 0.75]
     assert sorted(column(chart, "at")) == [0.6, 0.7]
-    assert "none passes" in spec(charts.gate({**CERTIFICATE, "coverage": None}))["description"]
+    none = charts.gate({**CERTIFICATE, "coverage": None})
+    assert "none passes" in spec(none)["description"]
+    # a legend without an entry would be infinitely high
+    assert "Infinity" not in drawn(none)
 
 
 def test_targets_and_labels_that_certify_nothing_are_crosses_on_the_ground() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import imports
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import ConfigError, DataError, InputError
 from pipeline.importers import argilla, jsonl, label_studio
 from pipeline.importers.jsonl import LabelRow
 from pipeline.labelbook import LabelBook, book_of
@@ -256,3 +256,10 @@ def test_json_lines_come_back_as_they_went(
 def test_an_unknown_tool_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="label_studio"):
         write([], tmp_path / "x", "prodigy")
+    with pytest.raises(InputError, match="mt_bench: is only read"):
+        write([], tmp_path / "x", "mt_bench")
+
+
+def test_the_page_of_the_docs_has_the_interface_that_is_read() -> None:
+    page = Path(__file__).parents[2] / "docs" / "labelling.md"
+    assert label_studio.CONFIG in page.read_text(encoding="utf-8")
