@@ -87,6 +87,7 @@ def make(pairs: int, folder: Path) -> None:
         {"sample_id": sample, "prompt_id": prompt.gather(owner), "completion": texts(len(sample), random)}
     )
     rows = rows.with_columns(
+        characters=pl.col("completion").str.len_chars(),
         model=pl.lit("writer"), temperature=0.7, sample_index=0, seed=0, finish_reason=pl.lit("stop"),
         completion_tokens=130, logprob=None, external_id=None,
     )  # fmt: skip
