@@ -143,3 +143,8 @@ def test_a_key_that_is_there_twice_is_refused_among_sorted_rows_too(tmp_path: Pa
     assert not run.part("samples", "load", "two").exists()
     with pytest.raises(ValidationError):
         run.write_part("samples", "load", "two", ROWS.with_columns(sample_index=pl.lit(-1)), {})
+
+
+def test_a_sample_whose_length_is_not_that_of_its_text_is_refused(run: RunFolder) -> None:
+    with pytest.raises(ValidationError, match="counted"):
+        run.write_part("samples", "import", "a", ROWS.with_columns(characters=pl.lit(99)), {})
