@@ -1,16 +1,18 @@
 """Ten million judgments aggregated, certified, selected and exported, against one bare group-by of the same file.
 
-    python benchmarks/scale.py [--pairs 1000000] [--rounds 3] [--half] [--json]
+    python benchmarks/scale.py [--pairs 1000000] [--rounds 3] [--layout judged] [--half] [--json]
 
 Makes a simulated run (four answers of 100 words to each prompt, all six pairs of them, five judges, both orders, 400
 audited pairs) in a temporary folder, then measures, each in a process of its own: Polars' streaming group-by of the
 judgments by pair and judge, and the real stages `aggregate`, `gate`, `select` and `export` as the command line runs
 them, planning, validation and writing included; importing libraries is not counted on either side. Both take turns,
 `--rounds` times; figures are medians over rounds. `seconds` are those of `aggregate` and `select`; `gate_seconds` and
-`export_seconds` (which joins and writes the text) stand beside it. `--half` does all of it with half the pairs too. The
-last line is JSON: `ratio_to_bare_group_by`, `peak_rss_mb` (of the process that ran the stages), `seconds` and what is
-behind them. The bar: a ratio of at most 3, at most 3,000 MB, twice the rows in twice the time. CPU seconds stand beside
-the others, for machines that have something else to do.
+`export_seconds` (which joins and writes the text) stand beside it. The judgments lie as `jurybox import` writes them,
+in one sorted part, or with `--layout judged` as the stage `judge` does, a part for each judge and 128 prompts or fewer;
+both sides read the same parts. `--half` does all of it with half the pairs too. The last line is JSON:
+`ratio_to_bare_group_by`, `peak_rss_mb` (of the process that ran the stages), `seconds` and what is behind them. The
+bar: a ratio of at most 3, at most 3,000 MB, twice the rows in twice the time. CPU seconds stand beside the others, for
+machines that have something else to do.
 """
 
 import argparse
@@ -30,7 +32,9 @@ import polars as pl
 
 from pipeline import schemas
 from pipeline.config import Config
+from pipeline.frames import bucketed
 from pipeline.runner import run_stage
+from pipeline.store import RunFolder
 from pipeline.workbench import Workbench
 
 ANSWERS, JUDGES, LABELS = 4, ("gpt", "claude", "qwen", "llama", "rm"), 400
@@ -66,7 +70,20 @@ def texts(count: int, random: np.random.Generator) -> pl.Series:
     return pl.DataFrame(columns).select(pl.concat_str(pl.all(), separator=". ")).to_series()
 
 
-def make(pairs: int, folder: Path) -> None:
+def as_judged(folder: Path) -> None:
+    """Split the judgments into the parts that the stage `judge` writes: one a judge and bucket of prompts."""
+    (file,) = (folder / "judgments").glob("*.parquet")
+    rows = pl.read_parquet(file)
+    owner = pl.read_parquet(folder / "pairs" / "part-import-pairs.parquet", columns=["pair_id", "prompt_id"])
+    owned = rows.join(owner, on="pair_id", maintain_order="left")
+    run = RunFolder(folder)
+    for name, part in bucketed(owned):
+        for judge in JUDGES:
+            run.write_part("judgments", "judge", f"{judge}-{name}", part.filter(pl.col("judge") == judge), {})
+    file.unlink()
+
+
+def make(pairs: int, folder: Path, layout: str) -> None:
     """A simulated run of *pairs* pairs (about) in *folder*, up to its judgments and labels."""
     random = np.random.default_rng(0)
     prompts = round(pairs / 6)
@@ -87,6 +104,7 @@ def make(pairs: int, folder: Path) -> None:
         {"sample_id": sample, "prompt_id": prompt.gather(owner), "completion": texts(len(sample), random)}
     )
     rows = rows.with_columns(
+        characters=pl.col("completion").str.len_chars(),
         model=pl.lit("writer"), temperature=0.7, sample_index=0, seed=0, finish_reason=pl.lit("stop"),
         completion_tokens=130, logprob=None, external_id=None,
     )  # fmt: skip
@@ -130,6 +148,8 @@ def make(pairs: int, folder: Path) -> None:
         labelled_at=None,
     )
     written(folder, "labels", rows)
+    if layout == "judged":
+        as_judged(folder)
 
 
 def peak() -> float:
@@ -150,10 +170,10 @@ def since(started: tuple[float, float]) -> dict[str, float]:
 
 def bare(folder: Path) -> dict[str, Any]:
     """The group-by that the stages are measured against."""
-    (file,) = (folder / "judgments").glob("*.parquet")
+    files = sorted((folder / "judgments").glob("*.parquet"))
     started = clocks()
     mean = pl.col("preference").mean()
-    rows = pl.scan_parquet(file).group_by("pair_id", "judge").agg(mean).collect(engine="streaming")
+    rows = pl.scan_parquet(files).group_by("pair_id", "judge").agg(mean).collect(engine="streaming")
     return {**since(started), "peak_rss_mb": peak(), "rows": rows.height}
 
 
@@ -178,11 +198,12 @@ def alone(what: str, folder: Path) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measured(pairs: int, rounds: int) -> dict[str, Any]:
+def measured(pairs: int, rounds: int, layout: str) -> dict[str, Any]:
     """All figures for *pairs* pairs."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         make_process = [sys.executable, __file__, "--only", "make", "--folder", scratch, "--pairs", str(pairs)]
+        make_process += ["--layout", layout]
         subprocess.run(make_process, check=True, stdout=subprocess.DEVNULL)
         references, made = [alone("bare", folder)], list[dict[str, Any]]()
         for _ in range(rounds):
@@ -215,19 +236,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--layout", choices=("imported", "judged"), default="imported", help="parts of the judgments")
     parser.add_argument("--half", action="store_true", help="half the pairs too, for how the time grows")
     parser.add_argument("--json", action="store_true", help="print the last line only")
     parser.add_argument("--only", choices=("make", "bare", "stages"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.only == "make":
-        make(arguments.pairs, arguments.folder)
+        make(arguments.pairs, arguments.folder, arguments.layout)
     elif arguments.only is not None:
         print(json.dumps({"bare": bare, "stages": stages}[arguments.only](arguments.folder)))
     else:
-        found = measured(arguments.pairs, arguments.rounds)
+        found = measured(arguments.pairs, arguments.rounds, arguments.layout)
         if arguments.half:
-            half = measured(arguments.pairs // 2, arguments.rounds)
+            half = measured(arguments.pairs // 2, arguments.rounds, arguments.layout)
             found["half"] = half
             found["growth"] = round(found["seconds"] / half["seconds"], 2)
             found["growth_in_cpu_seconds"] = round(found["cpu_seconds"] / half["cpu_seconds"], 2)

@@ -67,7 +67,7 @@ def world(random: np.random.Generator) -> World:
     answers = (np.arange(PROMPTS)[:, None, None] * ANSWERS + PAIRS_OF_A_PROMPT).reshape(-1, 2)
     votes = Votes(
         pair_ids=pl.Series("pair_id", [f"{at:06d}" for at in range(count)]),
-        prompts=np.repeat(np.arange(PROMPTS), len(PAIRS_OF_A_PROMPT)),
+        prompt_ids=pl.Series(np.repeat(np.arange(PROMPTS), len(PAIRS_OF_A_PROMPT))).cast(pl.String),
         answers=answers,
         judges=list(JUDGES),
         ab=orders[0],

@@ -14,22 +14,22 @@ mean win probability.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.blocks import in_blocks
+
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-LINEAR: Any = np.linalg
 RIDGE = 0.1
 """Prior variance of a score: 10 square nats, so that a certain win over an equal stays a few nats."""
 LARGEST_STEP = 2.0
 ITERATIONS = 100
 TOLERANCE = 1e-11
-BATCH = 1 << 15
-"""Cells of the win matrices that are worked on at once; they stay in the processor's cache."""
+CELLS = 1 << 14
+"""Cells of the win matrices that a thread works on at once; they stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -71,45 +71,71 @@ def scores(a: Integers, b: Integers, p: Array, prompt: Integers, ridge: float = 
         # Where each prompt stands among those of this size.
         rank = np.full(len(sizes), -1)
         rank[alike] = np.arange(len(alike))
-        of_pair = rank[group[a]]
-        pairs = np.flatnonzero(of_pair >= 0)
-        cell = (of_pair[pairs] * size + place[a[pairs]]) * size + place[b[pairs]]
-        mirrored = (of_pair[pairs] * size + place[b[pairs]]) * size + place[a[pairs]]
-        cells = len(alike) * size**2
-        counts = np.bincount(cell, minlength=cells) + np.bincount(mirrored, minlength=cells)
-        wins: Array = np.bincount(cell, p[pairs], cells) + np.bincount(mirrored, 1 - p[pairs], cells)  # type: ignore[assignment]
-        shape = (len(alike), size, size)
-        own = by_prompt[first[alike][:, None] + np.arange(size)]
-        parts = np.array_split(np.arange(len(alike)), max(1, cells // BATCH))
-        for part in parts:
-            score[own[part]], se[own[part]] = _fit(wins.reshape(shape)[part], counts.reshape(shape)[part], ridge)
+        if len(alike) == len(sizes):
+            one, other, outcome = a, b, p
+        else:
+            pairs = np.flatnonzero(rank[group[a]] >= 0)
+            one, other, outcome = a[pairs], b[pairs], p[pairs]
+        cell = (place[one] * size + place[other]) * len(alike) + rank[group[one]]
+        shape = (size, size, len(alike))
+        counts = np.bincount(cell, minlength=size**2 * len(alike)).reshape(shape)
+        wins: Array = np.bincount(cell, outcome, size**2 * len(alike)).reshape(shape)  # type: ignore[assignment]
+        own = by_prompt[first[alike] + np.arange(size)[:, None]]
+
+        def fitted(part: slice, wins: Array = wins, counts: Integers = counts, own: Integers = own) -> None:
+            of_a, met = wins[:, :, part], counts[:, :, part]
+            of_b = (met - of_a).swapaxes(0, 1)
+            both = (met + met.swapaxes(0, 1)).astype(np.float64)
+            score[own[:, part]], se[own[:, part]] = _fit(of_a + of_b, both, ridge)
+
+        in_blocks(len(alike), fitted, max(1, CELLS // size**2))
     return Scores(score, se, n)
 
 
-def _fit(wins: Array, counts: Integers, ridge: float) -> tuple[Array, Array]:
-    """(scores, standard errors), each (prompts, answers).
+def _fit(wins: Array, counts: Array, ridge: float) -> tuple[Array, Array]:
+    """(scores, standard errors), each (answers, prompts).
 
     Args:
-        wins: (prompts, answers, answers) expected wins of the row over the column.
-        counts: (prompts, answers, answers) comparisons of row and column; symmetric.
+        wins: (answers, answers, prompts) expected wins of the first over the second.
+        counts: (answers, answers, prompts) comparisons of the two; symmetric.
         ridge: of the penalty.
 
     Raises:
         ValueError: the iteration did not settle.
     """
-    won, one = wins.sum(axis=2), np.eye(wins.shape[1])
+    won, one = wins.sum(axis=1), np.eye(len(wins))[:, :, None]
     score: Array = np.zeros_like(won)
     for _ in range(ITERATIONS):
-        chance = 1 / (1 + np.exp(score[:, None, :] - score[:, :, None]))
-        weight = counts * chance * (1 - chance)
-        hessian = (weight.sum(axis=2) + ridge)[:, :, None] * one - weight
-        gradient: Array = won - (counts * chance).sum(axis=2) - ridge * score
+        chance = np.exp(score[None] - score[:, None])
+        chance += 1
+        np.divide(1, chance, out=chance)
+        expected = counts * chance
+        weight = expected * (1 - chance)
+        hessian = (weight.sum(axis=1) + ridge)[:, None] * one - weight
+        gradient: Array = won - expected.sum(axis=1) - ridge * score
         if np.abs(gradient).max(initial=0) < TOLERANCE:
             break
-        step: Array = LINEAR.solve(hessian, gradient[:, :, None])[:, :, 0]
+        step = _solved(hessian, gradient[:, None])[:, 0]
         score += np.minimum(np.maximum(step, -LARGEST_STEP), LARGEST_STEP)
     else:
         raise ValueError(f"Bradley-Terry scores did not settle in {ITERATIONS} steps; is every p in [0, 1]?")
     # The common level of a prompt's scores has variance 1 / (answers * ridge) by the prior alone; it is no one's error.
-    variance = np.diagonal(LINEAR.inv(hessian), axis1=1, axis2=2) - 1 / (wins.shape[1] * ridge)
+    covariance = _solved(hessian, np.broadcast_to(one, hessian.shape))
+    variance = np.diagonal(covariance).T - 1 / (len(wins) * ridge)
     return score, np.sqrt(np.maximum(variance, 0))
+
+
+def _solved(matrix: Array, right: Array) -> Array:
+    """(n, m, prompts) x with *matrix* x = *right*, by elimination, a step at a time for all prompts.
+
+    Args:
+        matrix: (n, n, prompts) symmetric and positive definite, so that no pivot is zero and none need be sought.
+        right: (n, m, prompts)
+    """
+    size = len(matrix)
+    rows = np.concatenate([matrix, right], axis=1)
+    for at in range(size):
+        pivot = rows[at, at:] / rows[at, at]
+        rows[:, at:] -= rows[:, at, None] * pivot
+        rows[at, at:] = pivot
+    return rows[:, size:]

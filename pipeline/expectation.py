@@ -62,7 +62,7 @@ class CallModel:
         The second order of a judge that was never seen in both orders of one pair stays missing where the first is
         there: nothing is known of how they go together.
         """
-        if not (np.isnan(votes.ab).any() or np.isnan(votes.ba).any()):
+        if votes.complete:
             return votes
         calls = matrix(votes)
         if not (np.isnan(calls) & self.used).any():
@@ -80,7 +80,7 @@ def matrix(votes: Votes) -> Array:
 
 def fully_judged(votes: Votes) -> Mask:
     """(pairs,) whether every call that was ever made was made, and answered, on the pair."""
-    if not (np.isnan(votes.ab).any() or np.isnan(votes.ba).any()):
+    if votes.complete:
         return np.ones(len(votes.pair_ids), dtype=bool)
     missing = np.isnan(matrix(votes))
     return np.asarray(~missing[:, ~missing.all(axis=0)].any(axis=1))

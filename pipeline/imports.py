@@ -170,6 +170,7 @@ def _sample(conversation: Conversation, model: str, completion: str, external_id
         "sample_index": 0,
         "seed": None,
         "completion": completion,
+        "characters": len(completion),
         "finish_reason": None,
         "completion_tokens": None,
         "logprob": None,

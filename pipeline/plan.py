@@ -344,7 +344,8 @@ class _Planner:
                     row = {"sample_id": ids.sample_id(key, generator.label, 0.0, number, text), "prompt_id": key}
                     fixed = {"model": generator.label, "temperature": 0.0, "sample_index": number, "seed": number}
                     empty = dict.fromkeys(("completion_tokens", "logprob", "external_id"))
-                    rows.append({**row, **fixed, **empty, "completion": text, "finish_reason": "stop"})
+                    told = {"completion": text, "characters": len(text), "finish_reason": "stop"}
+                    rows.append({**row, **fixed, **empty, **told})
         samples, pairs = schemas.frame("samples", rows), schemas.frame("pairs", [])
         if rows:
             frames = {"samples": samples, "pairs": pairs}

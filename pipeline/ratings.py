@@ -105,7 +105,7 @@ def ratings_of(judgments: Rows, labels: pl.DataFrame, pairs: pl.DataFrame, sampl
     Of people's labels the ``audit`` ones count, or all where there is none: pairs chosen because they are hard would
     show less agreement than there is. A known answer (``pipeline.frames.given_by_people``) is nobody's opinion.
     """
-    length = pl.col("completion").str.len_chars().cast(pl.Float64)
+    length = pl.col("characters").cast(pl.Float64)
     texts = samples.lazy().select("sample_id", "model", length=length).unique("sample_id", keep="any")
     flipped = pl.col("external_flipped")
     table = (

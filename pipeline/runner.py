@@ -19,6 +19,7 @@ from typing import Any, cast
 
 import polars as pl
 
+from pipeline.blocks import at_once
 from pipeline.config import Config
 from pipeline.errors import InputError, UnreachableError
 from pipeline.store import RunFolder, file_digest, slice_digest
@@ -67,7 +68,7 @@ class Inputs(Mapping[str, pl.DataFrame]):
 
     def digest(self) -> str:
         """SHA-256 over all of their parts; no row is decoded."""
-        return digest({name: self._run.digest(name) for name in self._names})
+        return digest(dict(zip(self._names, at_once(self._run.digest, self._names), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -186,9 +187,13 @@ def run_shard(bench: Workbench, what: Stage, shard: Shard, stamp: str) -> bool:
         "seconds": f"{time.monotonic() - started:.3f}",
         "versions": json.dumps(installed_versions()),
     }
-    for frame in (*what.outputs, "dropped"):
+
+    def write(frame: str) -> None:
         rows = result.frames.get(frame, bench.empty(frame))
         bench.folder.write_part(frame, what.name, shard.name, rows, notes)
+
+    at_once(write, what.outputs)
+    write("dropped")
     return result.complete
 
 

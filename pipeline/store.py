@@ -82,8 +82,8 @@ class RunFolder:
         valid = schemas.valid(frame, schemas.frame(frame, rows))
         metadata = {"jurybox": json.dumps(notes)}
         with whole(self.part(frame, owner, shard)) as file:
-            # In one piece, so that equal rows are equal bytes however they were put together.
-            valid.rechunk().write_parquet(file, metadata=metadata, compression_level=FAST)
+            # In one piece, so that equal rows are equal bytes however they were put together; nobody asks for minima.
+            valid.rechunk().write_parquet(file, metadata=metadata, compression_level=FAST, statistics=False)
 
     def notes(self, frame: str, owner: str, shard: str) -> dict[str, str]:
         """The notes of a part; empty when it does not exist or is no whole Parquet file."""

@@ -6,7 +6,7 @@ where A has +1 for a and -1 for b in a pair's row (Jiang et al. 2011, HodgeRank,
 pair is s_a - s_b. A pair that is alone with its prompt keeps its own vote, times 2 / (2 + r).
 """
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -44,18 +44,26 @@ def smoothed(vote: Array, answers: Integers) -> Array:
     """
     if not len(vote):
         return vote
-    design = incidence(answers)
-    turned, width = design.T, design.shape[1]
+    a, b = np.ascontiguousarray(answers.T)
+    width = int(answers.max()) + 1
+
+    def differences(scores: Array) -> Array:
+        """A s."""
+        return scores[a] - scores[b]
+
+    def sums(pairs: Array) -> Array:
+        """A'v."""
+        return np.bincount(a, pairs, width) - np.bincount(b, pairs, width)  # type: ignore[return-value]
 
     def normal(scores: Array) -> Array:
         """(A'A + r I) s; the product A'A is never formed, which would take longer than to solve with it."""
-        return cast("Array", turned @ (design @ scores)) + RIDGE * scores
+        return sums(differences(scores)) + RIDGE * scores
 
     system = LINEAR.LinearOperator((width, width), matvec=normal, dtype=np.float64)
-    scores, failed = LINEAR.cg(system, turned @ vote, rtol=PRECISION, atol=0.0, maxiter=10_000)
+    scores, failed = LINEAR.cg(system, sums(vote), rtol=PRECISION, atol=0.0, maxiter=10_000)
     if failed:
-        raise ArithmeticError(f"the scores of {design.shape[1]} answers did not converge; are votes finite?")
-    return cast("Array", design @ scores)
+        raise ArithmeticError(f"the scores of {width} answers did not converge; are votes finite?")
+    return differences(scores)
 
 
 def leverage(answers: Integers) -> Any:

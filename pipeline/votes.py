@@ -14,11 +14,13 @@ import numpy.typing as npt
 import polars as pl
 
 from pipeline import schemas
+from pipeline.blocks import in_blocks, together
 from pipeline.frames import lengths, numbered, positions
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+Slots = npt.NDArray[np.int16]
 Rows = pl.DataFrame | pl.LazyFrame
 ORDERS = ("ab", "ba")
 MARGIN_DIGITS = 12
@@ -31,8 +33,8 @@ class Votes:
 
     pair_ids: pl.Series
     """(pairs,) ids, in row order."""
-    prompts: Integers
-    """(pairs,) number of the pair's prompt: equal numbers are one prompt, and nothing else is meant by them."""
+    prompt_ids: pl.Series
+    """(pairs,) the pair's prompt."""
     answers: Integers
     """(pairs, 2) numbers of the answers a and b: pairs that share an answer share its number."""
     judges: list[str]
@@ -66,7 +68,7 @@ class Votes:
         """Votes (pairs, judges) that are the same in both orders, each pair under a prompt of its own."""
         return cls(
             pair_ids=pl.Series("pair_id", pair_ids, dtype=pl.String),
-            prompts=np.arange(len(pair_ids), dtype=np.int64),
+            prompt_ids=pl.Series("prompt_id", pair_ids, dtype=pl.String),
             answers=np.arange(2 * len(pair_ids), dtype=np.int64).reshape(-1, 2),
             judges=judges,
             ab=votes,
@@ -77,13 +79,27 @@ class Votes:
         )
 
     @cached_property
+    def prompts(self) -> Integers:
+        """(pairs,) number of the pair's prompt: equal numbers are one prompt, and nothing else is meant by them."""
+        return numbered(self.prompt_ids)
+
+    @cached_property
+    def complete(self) -> bool:
+        """Whether every judge's vote is there on every pair in both orders."""
+        return not any(in_blocks(len(self.ab), lambda at: np.isnan(self.ab[at]).any() or np.isnan(self.ba[at]).any()))
+
+    @cached_property
     def votes(self) -> Array:
         """(pairs, judges) mean over the orders answered, in [-1, 1]; NaN where there is none."""
-        mean = (self.ab + self.ba) / 2
-        gaps = np.isnan(mean)
-        if gaps.any():
-            one, other = self.ab[gaps], self.ba[gaps]
-            mean[gaps] = np.where(np.isnan(one), other, one)
+        mean = np.empty_like(self.ab)
+
+        def averaged(at: slice) -> None:
+            one, other = self.ab[at], self.ba[at]
+            mean[at] = (one + other) / 2
+            if not self.complete:
+                np.copyto(mean[at], np.where(np.isnan(one), other, one), where=np.isnan(mean[at]))
+
+        in_blocks(len(mean), averaged)
         return mean
 
     def of(self, judges: list[str]) -> "Votes":
@@ -99,7 +115,7 @@ class Votes:
         return replace(
             self,
             pair_ids=self.pair_ids.gather(kept),
-            prompts=self.prompts[kept],
+            prompt_ids=self.prompt_ids.gather(kept),
             answers=self.answers[kept],
             ab=self.ab[kept],
             ba=self.ba[kept],
@@ -120,10 +136,15 @@ class Votes:
 
         Only pairs judged in both orders count, so that the answers' quality cancels out.
         """
-        both = ~np.isnan(self.ab) & ~np.isnan(self.ba)
-        counted = both.sum(axis=0)
-        first = (both & (self.ab > 0)).sum(axis=0) + (both & (self.ba < 0)).sum(axis=0)
-        second = (both & (self.ab < 0)).sum(axis=0) + (both & (self.ba > 0)).sum(axis=0)
+
+        def counts(at: slice) -> Integers:
+            ab, ba = self.ab[at], self.ba[at]
+            both = ~np.isnan(ab) & ~np.isnan(ba)
+            first = (both & (ab > 0)).sum(axis=0) + (both & (ba < 0)).sum(axis=0)
+            second = (both & (ab < 0)).sum(axis=0) + (both & (ba > 0)).sum(axis=0)
+            return np.array([both.sum(axis=0), first, second])
+
+        counted, first, second = _total(in_blocks(len(self.ab), counts), (3, len(self.judges)))
         return {
             judge: float(1 / 2 + (first[column] - second[column]) / (4 * counted[column]))
             for column, judge in enumerate(self.judges)
@@ -137,87 +158,134 @@ def votes_of(judgments: Rows, pairs: Rows, samples: Rows) -> Votes:
     A judge without a readable verdict is no column. Judgments of pairs that are not in *pairs* are left out, and so
     are pairs one of whose answers is not in *samples*.
     """
-    table = _with_lengths(pairs, samples)
-    found = (
-        judgments.lazy()
-        .select("pair_id", pl.col("judge").cast(pl.Categorical), pl.col("order").cast(pl.Enum(ORDERS)), "preference")
-        .collect(engine="streaming")
-    )
-    judges, judge = _judges(found["judge"])
-    slot = len(ORDERS) * judge + found["order"].to_physical().to_numpy().astype(np.int16)
-    failed = found["preference"].is_null()
-    made = np.bincount(judge, minlength=len(judges))
-    failures = np.bincount(judge[failed.to_numpy()], minlength=len(judges))
-    vote = 2 * found["preference"].cast(pl.Float64).fill_null(np.nan).to_numpy()
-    vote -= 1
-    calls, cells = matrix_of(found["pair_id"], table["pair_id"], slot, vote, len(judges) * len(ORDERS))
-    answered = np.flatnonzero(failures < made)
-    cells = cells.reshape(table.height, len(judges), len(ORDERS))
-    cells = cells if len(answered) == len(judges) else cells[:, answered]
-    ab, ba = cells[:, :, 0], cells[:, :, 1]
-    names = [name for name, all_of_it, bad in zip(judges, made, failures, strict=True) if bad < all_of_it]
+    # In parts sorted by pair most rows name the pair of the one before: only where it changes is an id looked up.
+    runs = judgments.lazy().select(pl.col("pair_id").rle().struct.unnest())
+    table, found = together(lambda: _with_lengths(pairs, samples), lambda: runs.collect(engine="streaming"))
+    said = Said.of(judgments.lazy(), found, table["pair_id"])
+    answered = [at for at, judge in enumerate(said.judges) if said.failures[judge] < said.made[judge]]
+    names = [said.judges[at] for at in answered]
+    ab, ba = (said.cells[:, at :: len(ORDERS)] for at in range(len(ORDERS)))
+    if len(names) < len(said.judges):
+        ab, ba = ab[:, answered], ba[:, answered]
     return Votes(
         pair_ids=table["pair_id"],
-        prompts=table["prompt"].to_numpy(),
+        prompt_ids=table["prompt_id"],
         answers=table.select("answer_a", "answer_b").to_numpy(),
         judges=names,
         ab=ab,
         ba=ba,
         length=table["length"].to_numpy(),
-        calls=calls,
+        calls=said.calls,
         consistency=swap_consistency(names, ab, ba),
-        judgments=dict(zip(judges, made.tolist(), strict=True)),
-        failures=dict(zip(judges, failures.tolist(), strict=True)),
+        judgments=said.made,
+        failures=said.failures,
     )
 
 
-def _judges(names: pl.Series) -> tuple[list[str], npt.NDArray[np.int16]]:
-    """The judges by name, and the place of each row's among them, of a categorical column."""
-    named = names.unique()
-    spelt = named.cast(pl.String)
-    order = spelt.arg_sort()
-    judges = spelt.gather(order).to_list()
-    used, codes = named.to_physical().gather(order).to_numpy().astype(np.int64), names.to_physical().to_numpy()
-    if len(used) and (used == used[0] + np.arange(len(used))).all():
-        return judges, codes.astype(np.int16) - np.int16(used[0])
-    place = np.zeros(1 + used.max(initial=0), np.int16)
-    place[used] = np.arange(len(used), dtype=np.int16)
-    return judges, place.take(codes)
+@dataclass(frozen=True)
+class Said:
+    """The judgments as a matrix."""
+
+    judges: list[str]
+    """Names, sorted."""
+    cells: Array
+    """(pairs, 2 judges) votes, the judges' orders side by side and each column in one piece of memory; NaN where there
+    is none, be it that the judgment failed or that it was never made."""
+    calls: Integers
+    """(pairs,) judgments made, failed ones included."""
+    made: dict[str, int]
+    """Per judge: judgments of pairs that count or not."""
+    failures: dict[str, int]
+    """Per judge: those that failed."""
+
+    @classmethod
+    def of(cls, judgments: pl.LazyFrame, runs: pl.DataFrame, pairs: pl.Series) -> "Said":
+        """The matrix.
+
+        Args:
+            judgments: the frame of that name.
+            runs: ``len`` and ``value`` of the runs of equal ``pair_id`` in it.
+            pairs: the pairs that count, sorted.
+        """
+        row, sizes = positions(runs["value"], pairs), runs["len"].to_numpy().astype(np.int64)
+        slots = int(sizes.max(initial=0))
+        if len(row) == len(pairs) and (sizes == slots).all() and np.array_equal(row, np.arange(len(pairs))):
+            judges = _repeated(judgments, slots)
+            if judges is not None:
+                return cls._of_blocks(judgments, judges, len(pairs))
+        return cls._of_any(judgments, np.repeat(row, sizes), len(pairs))
+
+    @classmethod
+    def _of_blocks(cls, judgments: pl.LazyFrame, judges: list[str], pairs: int) -> "Said":
+        """Where every judge judged every pair in both orders and rows stand by pair, judge and order: the matrix."""
+        told = judgments.select(pl.col("preference").cast(pl.Float64)).collect(engine="streaming").to_series()
+        slots = len(judges) * len(ORDERS)
+        cells = np.empty((slots, pairs))
+
+        def turned(at: slice) -> Integers:
+            block = told.slice(at.start * slots, (at.stop - at.start) * slots)
+            np.multiply(block.to_numpy().reshape(-1, slots).T, 2, out=cells[:, at])
+            cells[:, at] -= 1
+            return np.isnan(cells[:, at]).sum(axis=1) if block.null_count() else np.zeros(slots, np.int64)
+
+        lost = _total(in_blocks(pairs, turned), (slots,))
+        made = dict.fromkeys(judges, len(ORDERS) * pairs)
+        return cls(judges, cells.T, np.full(pairs, slots), made, _by_judge(lost, judges))
+
+    @classmethod
+    def _of_any(cls, judgments: pl.LazyFrame, row: Integers, pairs: int) -> "Said":
+        """Rows in any order, *row* (judgments,) the pair of each or -1."""
+        found = judgments.select(
+            pl.col("judge").cast(pl.Categorical),
+            pl.col("order").cast(pl.Enum(ORDERS)).to_physical(),
+            pl.col("preference").cast(pl.Float64),
+        ).collect(engine="streaming")
+        judges, slot = _slots(found["judge"], found["order"].to_numpy())
+        slots = len(judges) * len(ORDERS)
+        # What belongs to no pair goes to a last row that is cut off, as numbers below zero count from the end.
+        cells = np.full((slots, pairs + 1), np.nan)
+        cells[slot, row] = 2 * found["preference"].to_numpy() - 1
+        calls = np.bincount(row + 1, minlength=pairs + 1)[1:]
+        lost = slot[found["preference"].is_null().to_numpy()]
+        made, failures = (_by_judge(np.bincount(some, minlength=slots), judges) for some in (slot, lost))
+        return cls(judges, cells.T[:-1], calls, made, failures)
 
 
-def matrix_of(
-    ids: pl.Series, known: pl.Series, slot: npt.NDArray[np.int16], vote: Array, slots: int
-) -> tuple[Integers, Array]:
-    """(pairs,) judgments of each pair, and the matrix (pairs, slots) of votes: NaN where there is none.
+def _repeated(judgments: pl.LazyFrame, slots: int) -> list[str] | None:
+    """The judges, sorted, where every *slots* judgments are by all of them in both orders, sorted; else None."""
+    key = pl.col("judge"), pl.col("order").cast(pl.Enum(ORDERS)).to_physical()
+    first = judgments.head(slots).select("judge", pl.col("order").cast(pl.String)).collect()
+    judges = first["judge"].unique().sort().to_list()
+    if first.rows() != [(judge, order) for judge in judges for order in ORDERS]:
+        return None
+    alike = judgments.select(pl.all_horizontal((one == one.shift(slots)).all() for one in key))
+    return judges if alike.collect(engine="streaming").item() else None
 
-    NaN stands for a failed judgment as for one that was never made: neither is a vote.
+
+def _slots(judge: pl.Series, order: npt.NDArray[np.uint8]) -> tuple[list[str], Slots]:
+    """The judges by name, and the column of each judgment: two for each judge, in the order of ORDERS.
 
     Args:
-        ids: (judgments,) pairs, in any order; in parts sorted by pair most repeat the one before.
-        known: (pairs,) the pairs that count.
-        slot: (judgments,) column.
-        vote: (judgments,)
-        slots: columns.
+        judge: (judgments,) categorical.
+        order: (judgments,) number of the order.
     """
-    starts = ids.ne_missing(ids.shift(1)).to_numpy() if len(ids) else np.empty(0, bool)
-    heads = np.flatnonzero(starts)
-    row = positions(ids.gather(heads), known)
-    # What belongs to no pair goes to a row that is cut off.
-    row = np.where(row < 0, len(known), row)
-    sizes = np.diff(heads, append=len(ids))
-    calls = np.bincount(row, sizes, minlength=len(known) + 1)[:-1].astype(np.int64)
-    if len(heads) and (sizes == slots).all():
-        # Where every pair was judged by all, in one order of judges, rows are the matrix already.
-        block = slot.reshape(-1, slots)
-        if len(set(block[0].tolist())) == slots and (block == block[0]).all():
-            matrix = vote.reshape(-1, slots)
-            if (block[0] != np.arange(slots)).any():
-                matrix = matrix.take(np.argsort(block[0]), axis=1)
-            if np.array_equal(row, np.arange(len(known))):
-                return calls, matrix
-    cells = np.full((len(known) + 1, slots), np.nan)
-    cells.reshape(-1)[np.repeat(row * slots, sizes) + slot] = vote
-    return calls, cells[:-1]
+    named = judge.unique()
+    spelt = named.cast(pl.String)
+    by_name = spelt.arg_sort()
+    used, codes = named.to_physical().gather(by_name).to_numpy(), judge.to_physical().to_numpy()
+    column = np.zeros(1 + used.max(initial=0), np.int16)
+    column[used] = len(ORDERS) * np.arange(len(used), dtype=np.int16)
+    return spelt.gather(by_name).to_list(), column[codes] + order
+
+
+def _by_judge(of_slot: Integers, judges: Sequence[str]) -> dict[str, int]:
+    """Per judge: the sum of what is counted in its columns."""
+    return dict(zip(judges, of_slot.reshape(len(judges), len(ORDERS)).sum(axis=1).tolist(), strict=True))
+
+
+def _total(counts: Sequence[Integers], shape: tuple[int, ...]) -> Integers:
+    """The sum of the *counts* of blocks; zeros where there is no block."""
+    return sum(counts, np.zeros(shape, np.int64))
 
 
 def swap_consistency(judges: Sequence[str], ab: Array, ba: Array) -> dict[str, float]:
@@ -228,9 +296,14 @@ def swap_consistency(judges: Sequence[str], ab: Array, ba: Array) -> dict[str, f
         ab: (pairs, judges) votes of judges that saw a first; NaN where there is none.
         ba: (pairs, judges) the same of judges that saw b first.
     """
-    both = ~np.isnan(ab) & ~np.isnan(ba)
-    same = (both & ((ab > 0) == (ba > 0)) & ((ab < 0) == (ba < 0))).sum(axis=0)
-    counted = both.sum(axis=0)
+
+    def counts(at: slice) -> Integers:
+        one, other = ab[at], ba[at]
+        both = ~np.isnan(one) & ~np.isnan(other)
+        same = both & ((one > 0) == (other > 0)) & ((one < 0) == (other < 0))
+        return np.array([same.sum(axis=0), both.sum(axis=0)])
+
+    same, counted = _total(in_blocks(len(ab), counts), (2, len(judges)))
     return {judge: float(same[at] / counted[at]) for at, judge in enumerate(judges) if counted[at]}
 
 
@@ -244,21 +317,27 @@ def verdict_frame(votes: Votes, p_a: Array, p_a_lc: Array, decide_by: str) -> tu
         decide_by: ``p_a`` or ``p_a_lc``: whose margin and side count.
     """
     p = p_a if decide_by == "p_a" else p_a_lc
-    given, towards = votes.votes, np.sign(p - 1 / 2)
-    present = ~np.isnan(given)
-    voted, sided = np.zeros(len(p), np.int64), np.zeros(len(p), np.int64)
-    for judge in range(len(votes.judges)):
-        voted += present[:, judge]
-        sided += np.sign(given[:, judge]) == towards
+    given = votes.votes
+    voted = np.full(len(p), len(votes.judges))
+    margin, agreement = np.empty(len(p)), np.empty(len(p))
+
+    def told(at: slice) -> None:
+        margin[at] = np.round(np.abs(2 * p[at] - 1), MARGIN_DIGITS)
+        if not votes.complete:
+            voted[at] = (~np.isnan(given[at])).sum(axis=1)
+        sided = (np.sign(given[at]) == np.sign(p[at] - 1 / 2)[:, None]).sum(axis=1)
+        agreement[at] = sided / np.maximum(voted[at], 1)
+
+    in_blocks(len(p), told)
     made = pl.DataFrame(
         {
             "pair_id": votes.pair_ids,
             "p_a": p_a,
             "p_a_lc": p_a_lc,
-            "margin": np.round(np.abs(2 * p - 1), MARGIN_DIGITS),
-            "judges": _named(present, votes.judges),
+            "margin": margin,
+            "judges": _named(votes),
             "calls": votes.calls,
-            "agreement": sided / np.maximum(voted, 1),
+            "agreement": agreement,
         }
     )
     silent = pl.Series(voted == 0)
@@ -267,34 +346,33 @@ def verdict_frame(votes: Votes, p_a: Array, p_a_lc: Array, decide_by: str) -> tu
 
 
 def _with_lengths(pairs: Rows, samples: Rows) -> pl.DataFrame:
-    """``pair_id``, numbers of prompt and answers, ``length`` (log ratio) of pairs whose answers are there, by id."""
+    """``pair_id``, ``prompt_id``, answers' numbers, ``length`` (log ratio) of pairs whose answers are there, by id."""
     told = lengths(samples)
     table = pairs.lazy().select("pair_id", "prompt_id", "sample_a", "sample_b").collect(engine="streaming")
     if not table["pair_id"].is_sorted():
         table = table.sort("pair_id")
     at = positions(pl.concat([table["sample_a"], table["sample_b"]]), told["sample_id"])
-    there: Mask = np.logical_and(*(at >= 0).reshape(2, -1))
-    characters = np.append(told["length"].to_numpy(), 0).take(at)
-    a, b = (1 + characters).reshape(2, -1)
+    a, b = at.reshape(2, -1)
+    there: Mask = (a >= 0) & (b >= 0)
+    size = np.log(1 + np.append(told["characters"].to_numpy(), 0))
     made = pl.DataFrame(
         {
             "pair_id": table["pair_id"],
-            "prompt": numbered(table["prompt_id"]),
-            "answer_a": at[: len(there)],
-            "answer_b": at[len(there) :],
-            "length": np.log(a / b),
+            "prompt_id": table["prompt_id"],
+            "answer_a": a,
+            "answer_b": b,
+            "length": size[a] - size[b],
         }
     )
     return made if there.all() else made.filter(pl.Series(there))
 
 
-def _named(present: Mask, judges: Sequence[str]) -> pl.Series:
-    """(pairs,) lists of the judges that are *present*; each of the few patterns is spelt once."""
-    if not judges:
-        return pl.Series("judges", [list[str]()] * len(present), dtype=pl.List(pl.String))
-    if present.all():
-        return pl.Series("judges", [list(judges)], dtype=pl.List(pl.String)).new_from_index(0, len(present))
-    packed = pl.DataFrame(np.packbits(present, axis=1))
+def _named(votes: Votes) -> pl.Series:
+    """(pairs,) lists of the judges whose vote is there; each of the few patterns is spelt once."""
+    judges, pairs = votes.judges, len(votes.pair_ids)
+    if not judges or votes.complete:
+        return pl.Series("judges", [judges], dtype=pl.List(pl.String)).new_from_index(0, pairs)
+    packed = pl.DataFrame(np.packbits(~np.isnan(votes.votes), axis=1))
     patterns = packed.unique()
     bits = np.unpackbits(patterns.to_numpy().astype(np.uint8), axis=1, count=len(judges)).astype(bool)
     named = [[judge for judge, there in zip(judges, row, strict=True) if there] for row in bits]

@@ -95,6 +95,7 @@ def _sample(samples: dict[str, Mapping[str, object]], prompt: str, text: str, te
         "sample_index": 0,
         "seed": 1,
         "completion": text,
+        "characters": len(text),
         "finish_reason": "stop",
         "completion_tokens": 3,
         "logprob": None,

@@ -104,6 +104,7 @@ def samples(answers: Mapping[str, Sequence[str]], reference: str | None = None) 
                     "sample_index": index,
                     "seed": index,
                     "completion": text,
+                    "characters": len(text),
                     "finish_reason": "stop",
                     "completion_tokens": 1,
                     "logprob": None,

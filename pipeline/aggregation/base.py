@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
+from pipeline.blocks import in_blocks
 from pipeline.config import AggregateConfig
 from pipeline.votes import Array, Votes
 
@@ -45,10 +46,16 @@ class Aggregation(Protocol):
 def mean_vote(votes: Array, weights: Array | None = None) -> Array:
     """Weighted mean over the judges that voted; 0 where none did."""
     used = np.ones(votes.shape[1]) if weights is None else weights
-    told, total = np.zeros(len(votes)), np.zeros(len(votes))
-    # Judge by judge: no temporary is as large as the votes.
-    for vote, weight in zip(votes.T, used, strict=True):
-        there = ~np.isnan(vote)
-        told += np.where(there, vote, 0.0) * weight
-        total += there * weight
-    return np.divide(told, total, out=np.zeros(len(votes)), where=total > 0)
+    mean = np.empty(len(votes))
+
+    def weighed(at: slice) -> None:
+        told, total = np.zeros(at.stop - at.start), np.zeros(at.stop - at.start)
+        # Judge by judge, so that the last digit hangs on no other row.
+        for vote, weight in zip(votes[at].T, used, strict=True):
+            there = ~np.isnan(vote)
+            told += np.where(there, vote, 0.0) * weight
+            total += there * weight
+        mean[at] = np.divide(told, total, out=np.zeros(len(told)), where=total > 0)
+
+    in_blocks(len(votes), weighed)
+    return mean

@@ -19,13 +19,16 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
+import polars as pl
 import scipy.optimize
 import scipy.special
 
 from pipeline.aggregation.base import Fitted, mean_vote
 from pipeline.aggregation.consistency import prior_weights
+from pipeline.blocks import in_blocks
 from pipeline.config import AggregateConfig
 from pipeline.expectation import call_model, reference
+from pipeline.frames import numbered
 from pipeline.transitivity import smoothed
 from pipeline.votes import Array, Integers, Votes
 
@@ -38,6 +41,22 @@ INTRACLASS = 0.4
 """Correlation of the labels of one prompt that the design effect assumes."""
 OPTIMIZE: Any = scipy.optimize
 SPECIAL: Any = scipy.special
+
+
+@dataclass(frozen=True)
+class Common:
+    """What the judges say together."""
+
+    mean: Array
+    """(pairs,) m."""
+    indirect: Array
+    """(pairs,) s."""
+
+    @classmethod
+    def of(cls, vote: Array, answers: Integers, prior: Array) -> "Common":
+        """From (pairs, judges) mean votes, (pairs, 2) numbers of the answers and (judges,) weights."""
+        mean = mean_vote(vote, prior)
+        return cls(mean, smoothed(mean, answers))
 
 
 @dataclass(frozen=True)
@@ -62,16 +81,25 @@ class Preference:
         """(judges,) change of the logit per unit of a judge's vote on the pair itself."""
         return COMMON_SCALE * self.common * self.prior + self.own
 
-    def neutral_logit(self, vote: Array, answers: Integers) -> Array:
+    def neutral_logit(self, vote: Array, answers: Integers, common: Common | None = None) -> Array:
         """(pairs,) logit of P(a) with z = 0.
 
         Args:
             vote: (pairs, judges) mean votes, missing calls filled as expected.
             answers: (pairs, 2) numbers of the answers.
+            common: of these votes under ``prior``, where it is known already.
         """
-        mean = mean_vote(vote, self.prior)
-        indirect = COMMON_SCALE * self.transitive * smoothed(mean, answers)
-        return np.nan_to_num(vote) @ self.own + COMMON_SCALE * self.common * mean + indirect
+        said = common or Common.of(vote, answers, self.prior)
+        logit = np.empty(len(vote))
+
+        def weighed(at: slice) -> None:
+            logit[at] = COMMON_SCALE * (self.common * said.mean[at] + self.transitive * said.indirect[at])
+            # Judge by judge, so that the last digit hangs on no other row.
+            for one, weight in zip(vote[at].T, self.own, strict=True):
+                logit[at] += weight * np.nan_to_num(one)
+
+        in_blocks(len(vote), weighed)
+        return logit
 
     def length_logit(self, length: Array) -> Array:
         """(pairs,) what the length adds to the logit."""
@@ -94,17 +122,33 @@ class CalibratedAggregation:
         """
         seen = reference(votes)
         whole = call_model(seen).completed(votes)
-        found = fit(whole, labelled, prior_weights(seen), learn_length=self.learn_length)
-        neutral = found.neutral_logit(whole.votes, votes.answers)
+        prior = prior_weights(seen)
+        common = Common.of(whole.votes, votes.answers, prior)
+        found = fit(whole, labelled, prior, learn_length=self.learn_length, common=common)
+        neutral = found.neutral_logit(whole.votes, votes.answers, common)
+        p_a, p_a_lc = np.empty_like(neutral), np.empty_like(neutral)
+
+        def predicted(at: slice) -> None:
+            p_a[at] = SPECIAL.expit(neutral[at] + found.length_logit(votes.length[at]))
+            p_a_lc[at] = SPECIAL.expit(neutral[at])
+
+        in_blocks(len(neutral), predicted)
         return Fitted(
-            p_a=cast("Array", SPECIAL.expit(neutral + found.length_logit(votes.length))),
-            p_a_lc=cast("Array", SPECIAL.expit(neutral)),
+            p_a=p_a,
+            p_a_lc=p_a_lc,
             weights={judge: float(weight) for judge, weight in zip(votes.judges, found.direct, strict=True)},
             parameters={"length": found.length, "common": found.common, "transitivity": found.transitive},
         )
 
 
-def fit(votes: Votes, labelled: Mapping[str, float], prior: Array, *, learn_length: bool = True) -> Preference:
+def fit(
+    votes: Votes,
+    labelled: Mapping[str, float],
+    prior: Array,
+    *,
+    learn_length: bool = True,
+    common: Common | None = None,
+) -> Preference:
     """The model of people's preference.
 
     Args:
@@ -112,6 +156,7 @@ def fit(votes: Votes, labelled: Mapping[str, float], prior: Array, *, learn_leng
         labelled: pair_id -> people's mean preference for a in [0, 1].
         prior: (judges,) what each judge weighs without labels, positive.
         learn_length: whether people's preference for longer or shorter answers is learned.
+        common: of these votes under *prior*, where it is known already.
 
     Raises:
         ValueError: no pair is labelled.
@@ -123,17 +168,18 @@ def fit(votes: Votes, labelled: Mapping[str, float], prior: Array, *, learn_leng
         raise ValueError("the calibrated aggregation needs labelled pairs")
     # The order of the labels must not show in the last digit.
     told, rows = told[np.argsort(rows)], np.sort(rows)
-    mean = mean_vote(votes.votes, prior)
-    indirect = smoothed(mean, votes.answers)
+    said = common or Common.of(votes.votes, votes.answers, prior)
     kinship = _kinship(votes)
     own = np.nan_to_num(votes.votes[rows])
     scale = float(np.sqrt(np.mean(votes.length**2))) or 1.0
     z = standard_length(votes.length[rows], scale)[:, None] if learn_length else np.empty((len(rows), 0))
-    features = np.hstack([COMMON_SCALE * np.column_stack([mean[rows], indirect[rows]]), own @ kinship, own, z])
+    features = np.hstack(
+        [COMMON_SCALE * np.column_stack([said.mean[rows], said.indirect[rows]]), own @ kinship, own, z]
+    )
     of_judges = kinship.shape[1] + own.shape[1]
     fixed = [RIDGE_LENGTH] * z.shape[1]
     ridges = [np.array([RIDGE_COMMON, RIDGE_TRANSITIVE, *[each] * of_judges, *fixed]) for each in RIDGES_JUDGE]
-    weight = _design_weights(votes.prompts[rows])
+    weight = _design_weights(votes.prompt_ids.gather(rows))
     fits = [fit_logistic(features, told, ridge, weight) for ridge in ridges]
     evidence = np.array([one.log_evidence for one in fits])
     share = np.exp(evidence - evidence.max())
@@ -195,9 +241,9 @@ def fit_logistic(features: Array, target: Array, ridge: Array, weight: Array | N
     return LogisticFit(w, -loss(w) + (np.log(ridge).sum() - log_determinant) / 2)
 
 
-def _design_weights(prompts: Integers) -> Array:
+def _design_weights(prompts: pl.Series) -> Array:
     """(n,) weight of each label: its prompt's labels together count as many as are independent of each other."""
-    _, prompt, count = np.unique(prompts, return_inverse=True, return_counts=True)
+    _, prompt, count = np.unique(numbered(prompts), return_inverse=True, return_counts=True)
     return 1 / (1 + INTRACLASS * (count[prompt] - 1))
 
 

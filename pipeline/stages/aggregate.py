@@ -4,6 +4,7 @@ Drop reasons: ``no_judgment`` (no judge of the panel gave a verdict on the pair)
 """
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -60,7 +61,9 @@ def aggregate(
     judged = {key: human for (key, human), known in zip(fit_human.items(), there, strict=True) if known}
     chosen = fallback if method.needs_labels and not judged else method
     fitted = chosen.fit_predict(votes, judged)
-    made, silent = verdict_frame(votes, fitted.p_a, fitted.p_a_lc, config.aggregate.decide_by)
+    with ThreadPoolExecutor(1) as beside:
+        about = beside.submit(_judges, everyone, people(labels), prompt_of, fitted, left, config.seed)
+        made, silent = verdict_frame(votes, fitted.p_a, fitted.p_a_lc, config.aggregate.decide_by)
     panel = {
         "method": config.aggregate.fallback if chosen is not method else config.aggregate.method,
         "validated": chosen.needs_labels,
@@ -73,7 +76,7 @@ def aggregate(
             "annotators": given_by_people(labels)["annotator"].n_unique(),
             "simulated": config.labels.simulated is not None,
         },
-        "judges": _judges(everyone, people(labels), prompt_of, fitted, left, config.seed),
+        "judges": about.result(),
     }
     return made, silent.to_list(), panel
 

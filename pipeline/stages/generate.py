@@ -50,6 +50,7 @@ def samples(
                 "sample_index": index,
                 "seed": request.seed,
                 "completion": answer.text,
+                "characters": len(answer.text),
                 "finish_reason": answer.finish_reason,
                 "completion_tokens": answer.call.completion_tokens,
                 "logprob": answer.logprob,
@@ -104,4 +105,5 @@ STAGE = Stage(
     run=_run,
     reads=lambda _config: None,
     shards=_shards,
+    version=2,
 )

@@ -11,6 +11,7 @@ a part of what a lower one keeps.
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -19,16 +20,35 @@ import polars as pl
 
 from judges.suspicion import mark
 from pipeline import bradley_terry, ids, texts
+from pipeline.blocks import together
 from pipeline.config import Config, SelectConfig
 from pipeline.errors import ConfigError, StageError
-from pipeline.frames import distinct, lengths, numbered, positions
+from pipeline.frames import lengths, numbered, positions
 from pipeline.runner import Result, Shard, Stage
 from pipeline.workbench import Workbench
 
+Array = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+Codes = npt.NDArray[np.uint8]
 Rows = pl.DataFrame | pl.LazyFrame
 Languages = Literal["prompt"] | tuple[str, ...] | None
 SCORE_DIGITS = 9
 """Scores are compared to this many digits, so that what is equal by symmetry is equal."""
+REASONS = (
+    "tie",
+    "not_selected",
+    "length_ratio",
+    "near_identical",
+    "refusal",
+    "flagged",
+    "language",
+    "low_margin",
+    "below_top",
+    "below_gate",
+)
+"""Why a pair is dropped, in the order in which is asked."""
+KEPT = len(REASONS)
 
 
 def decide(
@@ -58,106 +78,133 @@ def decide(
         StageError: a verdict's pair or answers are missing.
         ConfigError: a language cannot be recognised, or the package for it is missing.
     """
-    compared = _compared(verdicts, pairs, samples, decide_by)
-    return _decided(compared, scores(compared, decide_by), samples, rule, decide_by, threshold, prompts, seed)
+    compared = Compared.of(verdicts, pairs, samples, decide_by)
+    reason = _reasons(compared, scores(compared), samples, rule, threshold, prompts, seed)
+    return _sided(compared.table, decide_by).with_columns(pl.Series("reason", (*REASONS, None)).gather(reason))
 
 
-def scores(compared: pl.DataFrame, decide_by: str) -> pl.DataFrame:
-    """The frame ``scores`` of the answers that were compared, and the numbers ``answer`` and ``prompt``.
+@dataclass(frozen=True)
+class Compared:
+    """Verdicts and what they compare; rows are verdicts by ``pair_id``, and so are the arrays."""
 
-    Args:
-        compared: what :func:`_compared` gives.
-        decide_by: ``p_a`` or ``p_a_lc``: the outcome of a comparison.
-    """
-    sides = compared["a"].to_numpy(), compared["b"].to_numpy()
-    count = 1 + int(max(side.max(initial=-1) for side in sides))
-    # The last comparison that an answer is in, and its side there: where its id and its prompt are found.
-    seen = np.full(count, -1)
-    for at, side in enumerate(sides):
-        seen[side] = 2 * np.arange(len(side)) + at
-    answer = np.flatnonzero(seen >= 0)
-    row, is_b = seen[answer] // 2, seen[answer] % 2 == 1
-    number = np.full(count, -1)
-    number[answer] = np.arange(len(answer))
-    prompt = compared["prompt"].to_numpy()[row]
-    found = bradley_terry.scores(number[sides[0]], number[sides[1]], compared[decide_by].to_numpy(), prompt)
-    mine = compared.select("prompt_id", "sample_a", "sample_b")[row]
-    return mine.select(
-        pl.Series("answer", answer),
-        pl.Series("prompt", prompt),
-        pl.when(pl.Series(is_b)).then("sample_b").otherwise("sample_a").alias("sample_id"),
-        "prompt_id",
-        pl.Series("score", found.score),
-        pl.Series("se", found.se),
-        pl.Series("n", found.n),
+    table: pl.DataFrame
+    """The verdicts' columns, ``prompt_id``, ``sample_a`` and ``sample_b``."""
+    decide_by: str
+    """``p_a`` or ``p_a_lc``: the outcome of a comparison."""
+    prompt: Integers
+    """A number for each prompt."""
+    a: Integers
+    """Place of the first answer among *answers*."""
+    b: Integers
+    answers: pl.DataFrame
+    """``sample_id`` and ``characters`` of every answer, compared or not."""
+
+    @property
+    def p(self) -> Array:
+        """P(a preferred) by which is decided."""
+        return self.table[self.decide_by].to_numpy()
+
+    @property
+    def margin(self) -> Array:
+        """The verdicts' margins."""
+        return self.table["margin"].to_numpy()
+
+    @classmethod
+    def of(cls, verdicts: pl.DataFrame, pairs: pl.DataFrame, samples: Rows, decide_by: str) -> "Compared":
+        """From the frames of those names.
+
+        Raises:
+            StageError: a verdict's pair or answers are missing.
+        """
+        verdicts = verdicts if verdicts["pair_id"].is_sorted() else verdicts.sort("pair_id")
+        at = positions(verdicts["pair_id"], pairs["pair_id"])
+        missing = int((at < 0).sum())
+        ends = pairs.select("prompt_id", "sample_a", "sample_b")
+        if not np.array_equal(at, np.arange(pairs.height)):
+            ends = ends[at[at >= 0]]
+        answers = lengths(samples)
+        both = pl.concat([ends["sample_a"], ends["sample_b"]])
+        places, prompt = together(lambda: positions(both, answers["sample_id"]), lambda: numbered(ends["prompt_id"]))
+        a, b = places.reshape(2, -1)
+        missing += int(((a < 0) | (b < 0)).sum())
+        if missing:
+            raise StageError(
+                f"{missing} verdicts have a pair or an answer that is not there; run the stages from `pair` on again"
+            )
+        return cls(verdicts.hstack(ends), decide_by, prompt, a, b, answers)
+
+
+def scores(compared: Compared) -> pl.DataFrame:
+    """The frame ``scores`` of the answers that were compared, and the numbers ``answer`` and ``prompt``."""
+    # The last verdict that an answer is in, by which its prompt is found.
+    last = np.full(compared.answers.height, -1)
+    last[compared.a] = last[compared.b] = np.arange(len(compared.a))
+    answer = np.flatnonzero(last >= 0)
+    number = np.cumsum(last >= 0) - 1
+    row = last[answer]
+    found = bradley_terry.scores(number[compared.a], number[compared.b], compared.p, compared.prompt[row])
+    return pl.DataFrame(
+        {
+            "answer": answer,
+            "prompt": compared.prompt[row],
+            "sample_id": compared.answers["sample_id"].gather(answer),
+            "prompt_id": compared.table["prompt_id"].gather(row),
+            "score": found.score,
+            "se": found.se,
+            "n": found.n,
+        }
     )
 
 
-def _compared(verdicts: pl.DataFrame, pairs: pl.DataFrame, samples: Rows, decide_by: str) -> pl.DataFrame:
-    """Verdicts by ``pair_id`` with ids, ``chosen_id``, ``rejected_id`` and the numbers ``prompt``, ``a`` and ``b``."""
-    at = positions(verdicts["pair_id"], pairs["pair_id"])
-    ends = pairs.select("prompt_id", "sample_a", "sample_b")
-    known = samples.lazy().select("sample_id").collect(engine="streaming")["sample_id"]
-    known = known if distinct(known) else known.unique(maintain_order=True)
-    table = verdicts.hstack(ends[np.maximum(at, 0)]) if pairs.height else verdicts.head(0).hstack(ends.head(0))
-    both = positions(pl.concat([table["sample_a"], table["sample_b"]]), known).reshape(2, -1)
-    missing = int(((at < 0) | (both < 0).any(axis=0)).sum()) if pairs.height else verdicts.height
-    if missing:
-        raise StageError(
-            f"{missing} verdicts have a pair or an answer that is not there; run the stages from `pair` on again"
-        )
+def _sided(table: pl.DataFrame, decide_by: str) -> pl.DataFrame:
+    """*table* with ``chosen_id`` and ``rejected_id``, by its verdicts."""
     a_wins = pl.col(decide_by) > 1 / 2
-    table = table.with_columns(
-        pl.Series("prompt", numbered(table["prompt_id"])),
-        pl.Series("a", both[0]),
-        pl.Series("b", both[1]),
+    return table.with_columns(
         pl.when(a_wins).then("sample_a").otherwise("sample_b").alias("chosen_id"),
         pl.when(a_wins).then("sample_b").otherwise("sample_a").alias("rejected_id"),
     )
-    return table if table["pair_id"].is_sorted() else table.sort("pair_id")
 
 
-def _decided(
-    compared: pl.DataFrame,
+def _reasons(
+    compared: Compared,
     scored: pl.DataFrame,
     samples: Rows,
     rule: SelectConfig,
-    decide_by: str,
     threshold: float | None,
     prompts: Rows | None,
     seed: int,
-) -> pl.DataFrame:
-    early = [pl.when(pl.col(decide_by) == 1 / 2).then(pl.lit("tie"))]
+) -> Codes:
+    """(verdicts,) the place in REASONS of the first reason that holds, or KEPT."""
+    reason = np.full(len(compared.p), KEPT, np.uint8)
+
+    def drop(name: str, where: Mask) -> None:
+        reason[where & (reason == KEPT)] = REASONS.index(name)
+
+    drop("tie", compared.p == 1 / 2)
     if rule.strategy != "all":
-        taken = _taken(compared, scored, rule, decide_by, seed)
-        early.append(pl.when(~pl.Series(taken)).then(pl.lit("not_selected")))
+        drop("not_selected", ~_taken(compared, scored, rule, seed))
     if rule.max_length_ratio is not None:
-        ratio = _length_ratio(compared, samples)
-        early.append(pl.when(pl.Series(ratio > rule.max_length_ratio)).then(pl.lit("length_ratio")))
-    table = compared.with_columns(pl.coalesce(early).alias("reason"))
-    table = _by_text(table, samples, rule, prompts)
-    table = _first_reason(table, pl.when(pl.col("margin") < rule.min_margin).then(pl.lit("low_margin")))
+        drop("length_ratio", _length_ratio(compared) > rule.max_length_ratio)
+    left = np.flatnonzero(reason == KEPT)
+    for name, found in _by_text(compared, left, samples, rule, prompts).items():
+        where = np.zeros(len(reason), bool)
+        where[left] = found
+        drop(name, where)
+    drop("low_margin", compared.margin < rule.min_margin)
     if rule.top_fraction is not None:
-        table = _first_reason(table, pl.when(~_top(table, rule.top_fraction)).then(pl.lit("below_top")))
-    table = _first_reason(table, pl.when(pl.col("margin") < (threshold or 0.0)).then(pl.lit("below_gate")))
-    return table.drop("prompt", "a", "b")
+        drop("below_top", ~_top(compared.margin, reason == KEPT, rule.top_fraction))
+    drop("below_gate", compared.margin < (threshold or 0.0))
+    return reason
 
 
-def _length_ratio(compared: pl.DataFrame, samples: Rows) -> npt.NDArray[np.float64]:
+def _length_ratio(compared: Compared) -> Array:
     """Characters of the longer over those of the shorter answer of each row."""
-    told = lengths(samples)
-    sides = (told["length"].to_numpy()[positions(compared[f"sample_{side}"], told["sample_id"])] for side in "ab")
-    one, other = sides
+    told = compared.answers["characters"].to_numpy()
+    one, other = told[compared.a], told[compared.b]
     return np.maximum(one, other) / np.minimum(one, other)
 
 
-def _first_reason(table: pl.DataFrame, reason: pl.Expr) -> pl.DataFrame:
-    return table.with_columns(pl.coalesce("reason", reason).alias("reason"))
-
-
-def _taken(
-    compared: pl.DataFrame, scored: pl.DataFrame, rule: SelectConfig, decide_by: str, seed: int
-) -> npt.NDArray[np.bool_]:
+def _taken(compared: Compared, scored: pl.DataFrame, rule: SelectConfig, seed: int) -> Mask:
     """Whether each row is the pair that the strategy takes of its prompt.
 
     A prompt's pairs, ties left out, are ranked with chosen and rejected as their own verdicts say, and the first is
@@ -165,46 +212,39 @@ def _taken(
     best takes its place.
     """
     score = _by_number(scored["answer"], scored["score"].round(SCORE_DIGITS))
-    prompt, p = compared["prompt"].to_numpy(), compared[decide_by].to_numpy()
-    a, b = compared["a"].to_numpy(), compared["b"].to_numpy()
-    chosen, rejected = score[np.where(p > 1 / 2, a, b)], score[np.where(p > 1 / 2, b, a)]
-    margin = compared["margin"].to_numpy()
+    a_wins = compared.p > 1 / 2
+    a, b = score[compared.a], score[compared.b]
+    chosen, rejected = np.where(a_wins, a, b), np.where(a_wins, b, a)
     if rule.strategy == "best_vs_random":
-        keys = (-chosen, _draws(compared["pair_id"], seed))
+        keys = (-chosen, _draws(compared.table["pair_id"], seed))
     elif rule.strategy == "best_vs_mu_minus_2sigma":
         about = scored.group_by("prompt").agg((pl.col("score").mean() - 2 * pl.col("score").std(ddof=0)).alias("at"))
-        off = np.abs(rejected - _by_number(about["prompt"], about["at"])[prompt]).round(SCORE_DIGITS)
-        keys = (-chosen, off, -margin)
+        off = np.abs(rejected - _by_number(about["prompt"], about["at"])[compared.prompt]).round(SCORE_DIGITS)
+        keys = (-chosen, off, -compared.margin)
     else:
-        keys = ((rejected - chosen).round(SCORE_DIGITS), -margin)
-    return _least(prompt, p != 1 / 2, keys)
+        keys = ((rejected - chosen).round(SCORE_DIGITS), -compared.margin)
+    return _least(compared.prompt, compared.p != 1 / 2, keys)
 
 
-def _least(
-    group: npt.NDArray[np.int64], allowed: npt.NDArray[np.bool_], keys: Sequence[npt.NDArray[np.float64]]
-) -> npt.NDArray[np.bool_]:
+def _least(group: Integers, allowed: Mask, keys: Sequence[Array]) -> Mask:
     """Whether each row is the one of its *group* that is allowed and least by the keys in turn, then by place."""
-    order = np.argsort(group, kind="stable")
-    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
-    sizes = np.diff(starts, append=len(order))
-    alive = allowed[order]
-    for key in (*(key[order] for key in keys), np.arange(len(order), dtype=np.float64)):
-        value = np.where(alive, key, np.inf)
-        least = np.minimum.reduceat(value, starts) if len(starts) else value
-        alive &= value == np.repeat(least, sizes)
-    taken = np.zeros(len(order), bool)
-    taken[order] = alive
-    return taken
+    alive = allowed.copy()
+    for key in (*keys, np.arange(len(group), dtype=np.float64)):
+        rows = np.flatnonzero(alive)
+        least = np.full(group.max(initial=-1) + 1, np.inf)
+        np.minimum.at(least, group[rows], key[rows])
+        alive[rows] = key[rows] == least[group[rows]]
+    return alive
 
 
-def _by_number(numbers: pl.Series, values: pl.Series) -> npt.NDArray[np.float64]:
+def _by_number(numbers: pl.Series, values: pl.Series) -> Array:
     """An array that holds each of *values* at the place that its number names."""
     table = np.zeros(int(numbers.to_numpy().max(initial=-1)) + 1)
     table[numbers.to_numpy()] = values.to_numpy()
     return table
 
 
-def _draws(pair_ids: pl.Series, seed: int) -> npt.NDArray[np.float64]:
+def _draws(pair_ids: pl.Series, seed: int) -> Array:
     """In [0, 1) for each pair, hanging on its id and *seed* alone (splitmix64; Steele, Lea & Flood 2014)."""
     start = ids.seed_from(seed, "best_vs_random")
     z = pair_ids.str.slice(0, 16).str.to_integer(base=16, dtype=pl.UInt64).to_numpy() + np.uint64(start)
@@ -213,11 +253,13 @@ def _draws(pair_ids: pl.Series, seed: int) -> npt.NDArray[np.float64]:
     return (z ^ (z >> np.uint64(31))) / 2.0**64
 
 
-def _by_text(table: pl.DataFrame, samples: Rows, rule: SelectConfig, prompts: Rows | None) -> pl.DataFrame:
-    """*table* with the reasons that the answers' words give; only rows that have none yet are read."""
+def _by_text(
+    compared: Compared, rows: Integers, samples: Rows, rule: SelectConfig, prompts: Rows | None
+) -> dict[str, Mask]:
+    """Reasons that the answers' words give -> whether each of *rows* has it; other rows are not read."""
     if rule.max_similarity is None and rule.refusals == "keep" and rule.languages is None and not rule.drop_flagged:
-        return table
-    left = table.filter(pl.col("reason").is_null()).select("pair_id", "prompt_id", "chosen_id", "rejected_id")
+        return {}
+    left = _sided(compared.table[rows], compared.decide_by).select("prompt_id", "chosen_id", "rejected_id")
     wanted = pl.concat([left["chosen_id"], left["rejected_id"]]).unique().implode()
     words = (
         samples.lazy()
@@ -236,17 +278,13 @@ def _by_text(table: pl.DataFrame, samples: Rows, rule: SelectConfig, prompts: Ro
         refused = texts.refuses(left["chosen"])
         if rule.refusals == "drop_any":
             refused |= texts.refuses(left["rejected"])
-    flagged = pl.Series([rule.drop_flagged and _flagged(row) for row in left.select("chosen", "rejected").iter_rows()])
-    foreign = pl.Series(_foreign(left, rule.languages, prompts), dtype=pl.Boolean)
-    reason = pl.coalesce(
-        pl.when(alike).then(pl.lit("near_identical")),
-        pl.when(refused).then(pl.lit("refusal")),
-        pl.when(flagged.cast(pl.Boolean)).then(pl.lit("flagged")),
-        pl.when(foreign).then(pl.lit("language")),
-    )
-    found = left.select("pair_id", reason.alias("by_text"))
-    table = table.join(found, on="pair_id", how="left", maintain_order="left")
-    return _first_reason(table, pl.col("by_text")).drop("by_text")
+    flagged = [rule.drop_flagged and _flagged(row) for row in left.select("chosen", "rejected").iter_rows()]
+    return {
+        "near_identical": alike.to_numpy(),
+        "refusal": refused.to_numpy(),
+        "flagged": np.array(flagged, bool),
+        "language": np.array(_foreign(left, rule.languages, prompts), bool),
+    }
 
 
 def _flagged(answers: tuple[str, ...]) -> bool:
@@ -280,17 +318,17 @@ def _foreign(left: pl.DataFrame, allowed: Languages, prompts: Rows | None) -> li
     ]
 
 
-def _top(table: pl.DataFrame, fraction: float) -> pl.Series:
-    """Whether each row is of the *fraction* with the largest margins among those without a reason; equal ones by id."""
-    left = np.flatnonzero(table["reason"].is_null().to_numpy())
-    order = left[np.argsort(-table["margin"].to_numpy()[left], kind="stable")]
-    kept = np.zeros(table.height, bool)
-    kept[order[: math.ceil(fraction * len(left))]] = True
-    return pl.Series(kept)
+def _top(margin: Array, left: Mask, fraction: float) -> Mask:
+    """Whether each row is of the *fraction* with the largest margins among those *left*; equal ones by place."""
+    rows = np.flatnonzero(left)
+    order = rows[np.argsort(-margin[rows], kind="stable")]
+    top = np.zeros(len(margin), bool)
+    top[order[: math.ceil(fraction * len(rows))]] = True
+    return top
 
 
 def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
-    frames = shard.frames
+    del shard
     certificate = bench.folder.read_json("certificate.json")
     if certificate is None:
         raise StageError("there is no certificate.json; run `jurybox gate CONFIG` first")
@@ -298,24 +336,19 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
         raise StageError(f"gate.required is set and nothing is certified: {certificate['reason']}")
     side = config.aggregate.decide_by
     samples, prompts = bench.folder.scan("samples"), bench.folder.scan("prompts")
-    pairs = bench.folder.scan("pairs", "pair_id", "prompt_id", "sample_a", "sample_b").collect(engine="streaming")
-    compared = _compared(frames["verdicts"], pairs, samples, side)
-    scored = scores(compared, side)
-    table = _decided(
-        compared,
-        scored,
-        samples,
-        config.select,
-        side,
-        certificate["threshold"],
-        prompts,
-        config.seed,
-    )
-    kept = table.filter(pl.col("reason").is_null())
-    dropped = table.filter(pl.col("reason").is_not_null()).select(
-        pl.lit("select").alias("stage"), pl.col("pair_id").alias("id"), "reason"
-    )
-    return Result({"kept": kept, "scores": scored, "dropped": dropped})
+    pairs = bench.folder.scan("pairs", "pair_id", "prompt_id", "sample_a", "sample_b")
+    verdicts, known = together(lambda: bench.folder.read("verdicts"), lambda: pairs.collect(engine="streaming"))
+    compared = Compared.of(verdicts, known, samples, side)
+    scored = scores(compared)
+    reason = _reasons(compared, scored, samples, config.select, certificate["threshold"], prompts, config.seed)
+    kept = pl.Series(reason == KEPT)
+    dropped = pl.DataFrame(
+        {
+            "id": compared.table["pair_id"].filter(~kept),
+            "reason": pl.Series(REASONS).gather(reason[reason != KEPT]),
+        }
+    ).with_columns(stage=pl.lit("select"))
+    return Result({"kept": _sided(compared.table.filter(kept), side), "scores": scored, "dropped": dropped})
 
 
 def reads(config: Config) -> Mapping[str, object]:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,7 +27,7 @@ def panel(seed: int, gaps: float) -> tuple[Votes, dict[str, float]]:
     ab[random.random((pairs, 3)) < gaps] = np.nan
     ba[random.random((pairs, 3)) < gaps] = np.nan
     made = Votes.level([f"{at:032x}" for at in range(pairs)], ["x", "y", "z"], ab, random.normal(size=pairs))
-    made = replace(made, ab=ab, ba=ba, prompts=np.arange(pairs) // 4, answers=answers)
+    made = replace(made, ab=ab, ba=ba, prompt_ids=pl.Series(np.arange(pairs) // 4).cast(pl.String), answers=answers)
     made = replace(made, consistency=swap_consistency(made.judges, ab, ba))
     told = random.permutation(pairs)[:20]
     return made, {made.pair_ids[int(at)]: float(random.choice([0, 0.5, 1])) for at in told}

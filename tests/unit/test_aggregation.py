@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from pipeline.aggregation.base import mean_vote
@@ -84,7 +85,7 @@ def test_the_evidence_is_the_integral_where_it_can_be_done() -> None:
 
 def test_labels_of_one_prompt_count_as_fewer() -> None:
     # n labels of one prompt weigh n / (1 + .4 (n - 1)): six of them 2, so the fit is that of two labels apart
-    one_prompt = replace(votes([[1.0]] * 6), prompts=np.zeros(6, dtype=np.int64))
+    one_prompt = replace(votes([[1.0]] * 6), prompt_ids=pl.Series(["p"] * 6))
     apart = votes([[1.0]] * 2)
     fits = [fit(given, dict.fromkeys(given.pair_ids, 1.0), np.ones(1)) for given in (one_prompt, apart)]
     assert fits[0].direct == pytest.approx(fits[1].direct, rel=1e-5)

@@ -1,11 +1,15 @@
 """Pins down how ids are numbered and looked up: the quick ways give what a dictionary gives, whatever the ids."""
 
+from functools import partial
+
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import frames
+from pipeline.blocks import in_blocks
 from pipeline.frames import distinct, numbered, positions
 
 digits = st.text("0123456789abcdef", min_size=32, max_size=32)
@@ -28,14 +32,26 @@ def test_positions_are_those_of_a_dictionary(
     assert found.tolist() == [at.get(one, -1) for one in wanted]
 
 
-@pytest.mark.parametrize("block", [1, 7, 1 << 17])
-def test_many_ids_are_found_block_by_block(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    monkeypatch.setattr(frames, "BLOCK", block)
+@pytest.mark.parametrize("rows", [1, 7, 1 << 17])
+def test_many_ids_are_found_block_by_block(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    monkeypatch.setattr(frames, "in_blocks", partial(in_blocks, size=rows))
     # 2 ** 61 - 1 is prime: multiples of a number wander over all 16 leading digits.
     known = sorted(f"{at * 7_919_993_777_111 * 2**20 % (2**61 - 1):016x}{at:016x}" for at in range(1, 400))
     wanted = [*known[::-3], "f" * 32, known[0][:31] + "x"]
     at = {one: place for place, one in enumerate(known)}
     assert positions(pl.Series(wanted), pl.Series(known)).tolist() == [at.get(one, -1) for one in wanted]
+
+
+def test_real_ids_are_looked_up_as_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "_joined", None)  # the slow way, for what is no id
+    known = [f"{at * 7_919_993_777_111 * 2**20 % (2**61 - 1):016x}{at:016x}" for at in range(1, 400)]
+    assert positions(pl.Series(known[::-1]), pl.Series(known)).tolist() == list(range(399))[::-1]
+    assert sorted(numbered(pl.Series(known)).tolist()) == list(range(399))
+
+
+@given(word=st.text("0123456789abcdef", min_size=8, max_size=8))
+def test_eight_digits_are_spelt_as_python_spells_them(word: str) -> None:
+    assert frames._spelt(np.frombuffer(word.encode(), np.uint64)).tolist() == [int(word, 16)]
 
 
 @given(ids=ids_of_any_kind)

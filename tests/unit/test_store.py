@@ -92,7 +92,7 @@ def test_pruning_takes_the_owners_parts_alone(run: RunFolder) -> None:
 def test_digests_hang_on_rows_and_not_on_their_order() -> None:
     shuffled = ROWS.sample(fraction=1, shuffle=True, seed=2)
     assert slice_digest({"samples": ROWS}) == slice_digest({"samples": shuffled})
-    changed = ROWS.with_columns(pl.lit("other").alias("completion"))
+    changed = ROWS.with_columns(pl.lit("other").alias("completion"), pl.lit(5).alias("characters"))
     assert slice_digest({"samples": changed}) != slice_digest({"samples": ROWS})
 
 
@@ -119,7 +119,7 @@ def test_a_parts_digest_hangs_on_its_rows_alone(run: RunFolder) -> None:
     assert digest(ROWS.sample(fraction=1, shuffle=True, seed=2)) == first
     # however the rows were put together in memory
     assert digest(pl.concat([ROWS[:1], ROWS[1:]], rechunk=False)) == first
-    assert digest(ROWS.with_columns(pl.lit("other").alias("completion"))) != first
+    assert digest(ROWS.with_columns(pl.lit("other").alias("completion"), pl.lit(5).alias("characters"))) != first
     assert digest(ROWS.head(1)) != first
     run.parts("samples")[0].write_bytes(b"PAR1 cut")
     with pytest.raises(StorageError, match=r"is no whole Parquet file\); delete the folder and run the stage again"):
@@ -143,3 +143,8 @@ def test_a_key_that_is_there_twice_is_refused_among_sorted_rows_too(tmp_path: Pa
     assert not run.part("samples", "load", "two").exists()
     with pytest.raises(ValidationError):
         run.write_part("samples", "load", "two", ROWS.with_columns(sample_index=pl.lit(-1)), {})
+
+
+def test_a_sample_whose_length_is_not_that_of_its_text_is_refused(run: RunFolder) -> None:
+    with pytest.raises(ValidationError, match="counted"):
+        run.write_part("samples", "import", "a", ROWS.with_columns(characters=pl.lit(99)), {})

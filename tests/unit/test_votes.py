@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import schemas
-from pipeline.votes import Votes, matrix_of, swap_consistency, verdict_frame, votes_of
+from pipeline.votes import ORDERS, Said, Votes, swap_consistency, verdict_frame, votes_of
 from tests.worlds import Frames, judgments, longer, world
 
 NAN = math.nan
@@ -180,29 +180,31 @@ def test_swapped_twice_is_the_same() -> None:
     assert (one.swapped().ab.item(), one.swapped().ba.item(), one.swapped().length.item()) == (-0.2, -0.8, -1.5)
 
 
-@given(
-    shape=st.tuples(st.integers(1, 5), st.integers(1, 3)),
-    data=st.data(),
-)
-def test_judgments_in_full_blocks_give_the_cells_that_they_name(shape: tuple[int, int], data: st.DataObject) -> None:
-    pairs, slots = shape
-    known = [f"{pair:032x}" for pair in range(pairs)]
-    order = data.draw(st.permutations(range(slots)))
-    blocks = data.draw(st.permutations(known))
-    rows = [(pair, slot, 10 * int(pair, 16) + slot) for pair in blocks for slot in order]
-    if data.draw(st.booleans()):
+WAYS = ("full", "shuffled", "one missing", "one of another pair", "one twice")
+
+
+@given(pairs=st.integers(1, 5), judges=st.integers(1, 3), way=st.sampled_from(WAYS), data=st.data())
+def test_the_matrix_holds_what_each_judgment_says(pairs: int, judges: int, way: str, data: st.DataObject) -> None:
+    known, names = [f"{pair:032x}" for pair in range(pairs)], [f"judge {at}" for at in range(judges)]
+    rows = [(pair, judge, order) for pair in known for judge in names for order in ("ab", "ba")]
+    if way == "shuffled":
         rows = data.draw(st.permutations(rows))
-    if data.draw(st.booleans()):
-        rows = rows[:-1]
-    want = np.full((pairs, slots), np.nan)
-    for pair, slot, vote in rows:
-        want[int(pair, 16), slot] = vote
-    found = matrix_of(
-        pl.Series([row[0] for row in rows], dtype=pl.String),
-        pl.Series(known),
-        np.array([row[1] for row in rows], np.int16),
-        np.array([row[2] for row in rows], np.float64),
-        slots,
-    )
-    np.testing.assert_array_equal(found[1], want)
-    assert found[0].tolist() == (~np.isnan(want)).sum(axis=1).tolist()
+    elif way == "one missing":
+        rows.pop(data.draw(st.integers(0, len(rows) - 1)))
+    elif way == "one of another pair":
+        rows.insert(data.draw(st.integers(0, len(rows))), ("f" * 32, names[0], "ab"))
+    elif way == "one twice":  # as many rows as a full matrix has, but not one
+        rows[-1] = rows[-2]
+    said = {row: data.draw(st.sampled_from([None, 0.0, 0.25, 0.5, 1.0])) for row in rows}
+    frame = pl.DataFrame(rows, schema=["pair_id", "judge", "order"], orient="row")
+    frame = frame.with_columns(preference=pl.Series([said[row] for row in rows], dtype=pl.Float64))
+    runs = frame.select(pl.col("pair_id").rle().struct.unnest())
+    found = Said.of(frame.lazy(), runs, pl.Series(known))
+    for (pair, judge, order), preference in said.items():
+        if pair in known:
+            cell = found.cells[known.index(pair), 2 * names.index(judge) + ORDERS.index(order)]
+            assert np.isnan(cell) if preference is None else cell == 2 * preference - 1
+    assert (~np.isnan(found.cells)).sum() == sum(said[row] is not None for row in said if row[0] in known)
+    assert found.calls.tolist() == [sum(row[0] == pair for row in rows) for pair in known]
+    assert found.made == {judge: sum(row[1] == judge for row in rows) for judge in names}
+    assert found.failures == {judge: sum(row[1] == judge and said[row] is None for row in rows) for judge in names}
