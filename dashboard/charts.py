@@ -328,7 +328,7 @@ def matrix(agreement: pl.DataFrame, measure: str, *, subset: str = "all", people
     longest = max(len(row["column"]) for row in rows)
     across = columns * longest > ACROSS
     title = what + (", in hundredths" if columns > WIDE else "")
-    head = marks.row_axis(title=title, titlePadding=10, orient="top", labelAngle=-90 if across else 0, labelLimit=190)
+    head = marks.row_axis(title=title, titlePadding=10, orient="top", labelAngle=-90 if across else 0)
     base = alt.Chart(marks.values(rows)).encode(
         x=alt.X("column:N", sort="ascending", axis=head),
         y=marks.rows_on_y(),
@@ -525,7 +525,8 @@ def biases(bias: pl.DataFrame, measure: str, *, subset: str = "all") -> Chart:
             rows.append({**one, "kind": beside.name, "value": reference, "low": None, "high": None})
     kinds = (JUDGE, beside) if len(rows) > len(found) else (JUDGE,)
     domain = marks.reach(
-        [*_ends(found), *(_reference(row, measure) for row in found)], within=(0, 1) if measure in RATES else None
+        [*_ends(found), *(_reference(row, measure) for row in found), ideal],
+        within=(0, 1) if measure in RATES else None,
     )
     tip = marks.tips(name="judge", figure=what, interval="95% interval", reference=beside.name, n="n")
     points = marks.estimates(rows, marks.x_of("value", what, domain, shares=shares), kinds, tip)

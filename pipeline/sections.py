@@ -212,26 +212,35 @@ def _rows(agreement: pl.DataFrame, between: str, measure: str, subset: str | Non
 
 def _between(agreement: pl.DataFrame, people: str) -> list[Table]:
     """What the matrix shows, with intervals, and the share of equal answers beside kappa."""
-    same = {
-        (row["rater_1"], row["rater_2"]): row["value"]
-        for between in ("judge_people", "panel_people", "judge_judge")
-        for row in _rows(agreement, between, "same", "all")
-    }
+    kinds = ("judge_people", "panel_people", "person_person", "length_people", "judge_judge")
+    same = {_pair(row): row["value"] for between in kinds for row in _rows(agreement, between, "same", "all")}
+    wanted = [row for between in kinds for row in _rows(agreement, between, "cohen_kappa", "all")]
     rows = [
         (
-            row["rater_1"],
-            people if row["rater_2"] == PEOPLE else "any other judge" if row["rater_2"] == ANY else row["rater_2"],
+            *_raters(row, people),
             plain(row["value"]),
             interval(row["low"], row["high"], shares=False),
-            share(number(same.get((row["rater_1"], row["rater_2"])))),
+            share(number(same.get(_pair(row)))),
             count(row["n"]),
         )
-        for between in ("judge_people", "panel_people", "judge_judge")
-        for row in _rows(agreement, between, "cohen_kappa", "all")
-        if row["rater_1"] != ANY
+        for row in wanted
+        # Of people, only any one against any other; of judges, only one against one.
+        if (row["rater_1"] == ANY) == (row["between"] == "person_person")
     ]
     heads = ("rater", "with", "#Cohen's kappa", "#95% interval", "#same answer", "#pairs")
     return _table("Raters against each other", heads, rows)
+
+
+def _pair(row: Row) -> tuple[str, str, str]:
+    return row["between"], row["rater_1"], row["rater_2"]
+
+
+def _raters(row: Row, people: str) -> tuple[str, str]:
+    """How the two raters of a row of ``agreement`` are called."""
+    if row["between"] == "person_person":
+        return f"one of the {people}: the ceiling", "another"
+    one = "preferring the longer answer: the floor" if row["between"] == "length_people" else row["rater_1"]
+    return one, people if row["rater_2"] == PEOPLE else row["rater_2"]
 
 
 def _subsets(found: Found) -> Section:
