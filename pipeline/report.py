@@ -131,11 +131,15 @@ def _examples(run: RunFolder) -> list[Texts]:
     """The kept pairs with the largest and the smallest margins."""
     kept = run.read("kept").sort("margin", "pair_id", descending=[True, False])
     some = kept if kept.height <= EXAMPLES else pl.concat([kept.head(EXAMPLES // 2), kept.tail(EXAMPLES // 2)])
-    texts = run.read("samples").select("sample_id", "completion", "prompt_id")
+    # A run may hold more texts than fit into memory; these are a dozen of them.
+    wanted = pl.concat([some["chosen_id"], some["rejected_id"]]).implode()
+    texts = run.scan("samples", "sample_id", "completion", "prompt_id").filter(pl.col("sample_id").is_in(wanted))
+    texts = texts.collect(engine="streaming").unique("sample_id")
+    asked = run.scan("prompts", "prompt_id", "messages").filter(pl.col("prompt_id").is_in(texts["prompt_id"].implode()))
     joined = (
         some.join(texts.rename({"sample_id": "chosen_id", "completion": "chosen"}), on="chosen_id")
         .join(texts.select(rejected_id="sample_id", rejected="completion"), on="rejected_id")
-        .join(run.read("prompts").select("prompt_id", "messages"), on="prompt_id")
+        .join(asked.collect(engine="streaming"), on="prompt_id")
         .sort("margin", descending=True)
     )
     return [
