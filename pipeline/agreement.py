@@ -26,7 +26,7 @@ PEOPLE = "people"
 """In place of a rater's name: the mean of the people who labelled the pair."""
 LONGER = "longer"
 PANEL = "panel"
-MOST_RATER_PAIRS = 200
+MOST_RATER_PAIRS = 300
 """Raters, or pairs of raters, of a kind listed one by one, those with most labels first; `*` covers all."""
 ONE_BY_ONE = frozenset({"accuracy", "same", "cohen_kappa"})
 

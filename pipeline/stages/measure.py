@@ -96,4 +96,5 @@ STAGE = Stage(
         config.models(),
         config.seed,
     ],
+    version=2,
 )
