@@ -84,4 +84,5 @@ def _drawn(title: str, draw: Draw, run: Run | None, there: list[Run]) -> None:
         st.error(markdown(str(error)))
 
 
-main()
+if __name__ == "__main__":  # Streamlit runs it so
+    main()

@@ -360,4 +360,5 @@ def figure(value: object, form: str = "{:.2f}") -> str:
     return "-" if not isinstance(value, float) or math.isnan(value) else form.format(value)
 
 
-main()
+if __name__ == "__main__":  # Streamlit runs it so
+    main()

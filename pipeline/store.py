@@ -18,6 +18,7 @@ from urllib.parse import quote
 import polars as pl
 
 from pipeline import schemas
+from pipeline.blocks import together
 from pipeline.errors import StorageError
 
 JSON = Mapping[str, Any]
@@ -79,11 +80,17 @@ class RunFolder:
 
     def write_part(self, frame: str, owner: str, shard: str, rows: pl.DataFrame, notes: Mapping[str, str]) -> None:
         """Validate *rows* and write them as one part with *notes* (stamp, seconds) as metadata."""
-        valid = schemas.valid(frame, schemas.frame(frame, rows))
+        # In one piece, so that equal rows are equal bytes however they were put together.
+        made = schemas.frame(frame, rows).rechunk()
         metadata = {"jurybox": json.dumps(notes)}
+
+        def write() -> None:
+            # Nobody asks for minima.
+            made.write_parquet(file, metadata=metadata, compression_level=FAST, statistics=False)
+
+        # The file takes its place only when the rows have been found to follow the rules.
         with whole(self.part(frame, owner, shard)) as file:
-            # In one piece, so that equal rows are equal bytes however they were put together; nobody asks for minima.
-            valid.rechunk().write_parquet(file, metadata=metadata, compression_level=FAST, statistics=False)
+            together(lambda: schemas.valid(frame, made), write)
 
     def notes(self, frame: str, owner: str, shard: str) -> dict[str, str]:
         """The notes of a part; empty when it does not exist or is no whole Parquet file."""

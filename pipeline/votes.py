@@ -370,8 +370,12 @@ def _with_lengths(pairs: Rows, samples: Rows) -> pl.DataFrame:
 def _named(votes: Votes) -> pl.Series:
     """(pairs,) lists of the judges whose vote is there; each of the few patterns is spelt once."""
     judges, pairs = votes.judges, len(votes.pair_ids)
-    if not judges or votes.complete:
-        return pl.Series("judges", [judges], dtype=pl.List(pl.String)).new_from_index(0, pairs)
+    if not judges:
+        return pl.Series("judges", [list[str]()], dtype=pl.List(pl.String)).new_from_index(0, pairs)
+    if votes.complete:
+        # Half the time of repeating one list.
+        every = pl.Series("judges", judges).gather(np.tile(np.arange(len(judges), dtype=np.uint32), pairs))
+        return every.reshape((pairs, len(judges))).arr.to_list()
     packed = pl.DataFrame(np.packbits(~np.isnan(votes.votes), axis=1))
     patterns = packed.unique()
     bits = np.unpackbits(patterns.to_numpy().astype(np.uint8), axis=1, count=len(judges)).astype(bool)
