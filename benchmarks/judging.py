@@ -178,7 +178,8 @@ def staged(items: Sequence[Any], url: str, in_flight: int, found: list[Timed]) -
         texts = (item.completion_a, item.completion_b)
         keys = [ids.sample_id(prompt, "writer", None, None, text) for text in texts]
         samples += [
-            {"sample_id": key, "prompt_id": prompt, "model": "writer", "sample_index": 0, "completion": text}
+            {"sample_id": key, "prompt_id": prompt, "model": "writer", "sample_index": 0}
+            | {"completion": text, "characters": len(text)}
             for key, text in zip(keys, texts, strict=True)
         ]
         a, b = sorted(keys)

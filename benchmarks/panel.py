@@ -63,7 +63,7 @@ def load(folder: Path, mode: str | None) -> JudgedSet:
     sides = ("a", "b")
     texts = [(row["group"], str(row[f"response_{side}"])) for row in rows for side in sides]
     number = {text: f"{at}" for at, text in enumerate(dict.fromkeys(texts))}
-    samples = pl.DataFrame({"sample_id": list(number.values()), "completion": [text for _, text in number]})
+    samples = pl.DataFrame({"sample_id": list(number.values()), "characters": [len(text) for _, text in number]})
     pairs = pl.DataFrame(
         {"pair_id": [row["pair_id"] for row in rows], "prompt_id": [row["group"] for row in rows]}
         | {f"sample_{side}": [number[row["group"], str(row[f"response_{side}"])] for row in rows] for side in sides}

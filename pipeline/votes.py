@@ -158,10 +158,8 @@ def votes_of(judgments: Rows, pairs: Rows, samples: Rows) -> Votes:
     A judge without a readable verdict is no column. Judgments of pairs that are not in *pairs* are left out, and so
     are pairs one of whose answers is not in *samples*.
     """
-    # In parts sorted by pair most rows name the pair of the one before: only where it changes is an id looked up.
-    runs = judgments.lazy().select(pl.col("pair_id").rle().struct.unnest())
-    table, found = together(lambda: _with_lengths(pairs, samples), lambda: runs.collect(engine="streaming"))
-    said = Said.of(judgments.lazy(), found, table["pair_id"])
+    table, runs = together(lambda: _with_lengths(pairs, samples), lambda: runs_of(judgments.lazy()))
+    said = Said.of(judgments.lazy(), runs, table["pair_id"])
     answered = [at for at, judge in enumerate(said.judges) if said.failures[judge] < said.made[judge]]
     names = [said.judges[at] for at in answered]
     ab, ba = (said.cells[:, at :: len(ORDERS)] for at in range(len(ORDERS)))
@@ -180,6 +178,19 @@ def votes_of(judgments: Rows, pairs: Rows, samples: Rows) -> Votes:
         judgments=said.made,
         failures=said.failures,
     )
+
+
+def runs_of(judgments: pl.LazyFrame) -> pl.DataFrame:
+    """``pair_id`` and ``len`` of the runs of judgments that name the same pair one after the other.
+
+    In parts sorted by pair there are far fewer of them than judgments: only where it changes is an id looked up.
+    """
+    # Polars' own run lengths (2.1) crash its streaming engine on frames of several chunks.
+    changes = pl.col("pair_id").ne_missing(pl.col("pair_id").shift(1))
+    heads = judgments.select("pair_id").with_row_index("start").filter(changes).collect(engine="streaming")
+    rows = judgments.select(pl.len()).collect(engine="streaming").item()
+    sizes = np.diff(heads["start"].to_numpy().astype(np.int64), append=rows)
+    return heads.select("pair_id", len=pl.Series(sizes))
 
 
 @dataclass(frozen=True)
@@ -204,10 +215,10 @@ class Said:
 
         Args:
             judgments: the frame of that name.
-            runs: ``len`` and ``value`` of the runs of equal ``pair_id`` in it.
+            runs: ``pair_id`` and ``len`` of the runs in it (:func:`runs_of`).
             pairs: the pairs that count, sorted.
         """
-        row, sizes = positions(runs["value"], pairs), runs["len"].to_numpy().astype(np.int64)
+        row, sizes = positions(runs["pair_id"], pairs), runs["len"].to_numpy()
         slots = int(sizes.max(initial=0))
         if len(row) == len(pairs) and (sizes == slots).all() and np.array_equal(row, np.arange(len(pairs))):
             judges = _repeated(judgments, slots)

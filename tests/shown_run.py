@@ -107,6 +107,7 @@ def _sample(prompt: str, number: int, text: str) -> dict[str, Any]:
         "sample_index": number,
         "seed": number,
         "completion": text or " ",
+        "characters": len(text or " "),
         "finish_reason": "stop",
         "completion_tokens": 10,
         "logprob": -1.0,

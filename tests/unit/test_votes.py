@@ -1,5 +1,6 @@
 """Pins down votes and verdict frames: by hand, whatever the order and the cutting of the rows, eager or lazy."""
 
+import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import schemas
-from pipeline.votes import ORDERS, Said, Votes, swap_consistency, verdict_frame, votes_of
+from pipeline.votes import ORDERS, Said, Votes, runs_of, swap_consistency, verdict_frame, votes_of
 from tests.worlds import Frames, judgments, longer, world
 
 NAN = math.nan
@@ -160,6 +161,14 @@ def test_lazy_parts_give_the_same_votes_as_one_frame(tmp_path: Path) -> None:
     same(votes_of(*lazy), votes_of(*frames))
 
 
+@given(st.lists(st.lists(st.sampled_from("abc"), max_size=4), max_size=5))
+def test_runs_go_on_from_chunk_to_chunk(chunks: list[list[str]]) -> None:
+    frames = [pl.DataFrame({"pair_id": chunk}, schema={"pair_id": pl.String}) for chunk in [*chunks, []]]
+    runs = runs_of(pl.concat(frames, rechunk=False).lazy())
+    whole = [(key, len(list(group))) for key, group in itertools.groupby(itertools.chain(*chunks))]
+    assert runs.rows() == whole
+
+
 def test_rows_are_found_by_id() -> None:
     given = votes([[1.0], [0.5], [0.2]])
     assert given.rows([given.pair_ids[2], "0" * 31 + "9", given.pair_ids[0]]).tolist() == [2, -1, 0]
@@ -198,8 +207,7 @@ def test_the_matrix_holds_what_each_judgment_says(pairs: int, judges: int, way: 
     said = {row: data.draw(st.sampled_from([None, 0.0, 0.25, 0.5, 1.0])) for row in rows}
     frame = pl.DataFrame(rows, schema=["pair_id", "judge", "order"], orient="row")
     frame = frame.with_columns(preference=pl.Series([said[row] for row in rows], dtype=pl.Float64))
-    runs = frame.select(pl.col("pair_id").rle().struct.unnest())
-    found = Said.of(frame.lazy(), runs, pl.Series(known))
+    found = Said.of(frame.lazy(), runs_of(frame.lazy()), pl.Series(known))
     for (pair, judge, order), preference in said.items():
         if pair in known:
             cell = found.cells[known.index(pair), 2 * names.index(judge) + ORDERS.index(order)]

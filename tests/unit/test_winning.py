@@ -19,6 +19,7 @@ def sample(at: int, model: str, temperature: float | None) -> dict[str, object]:
         "sample_index": 0,
         "seed": None,
         "completion": f"answer {at}",
+        "characters": len(f"answer {at}"),
         "finish_reason": None,
         "completion_tokens": None,
         "logprob": None,
