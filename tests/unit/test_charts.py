@@ -10,6 +10,7 @@ import pytest
 import vl_convert
 
 from dashboard import charts, marks, theme
+from dashboard.charts import measured, run, trained
 from pipeline import schemas
 from pipeline.drawing import drawn
 
@@ -315,7 +316,7 @@ def test_drops_are_sorted_and_the_many_are_one_row() -> None:
         "export no_text",
     ]
     many = charts.drops({"dropped": {"generate": {f"error {at}": 1 for at in range(100)}}})
-    assert len(rows(many)) == charts.MOST_REASONS + 1
+    assert len(rows(many)) == run.MOST_REASONS + 1
     assert sum(column(many, "n")) == 100
 
 
@@ -334,7 +335,7 @@ def test_accuracy_shows_everyone_with_intervals_ceiling_and_floor() -> None:
     assert column(chart, "value", name="low") == [0.6]
     assert column(chart, "interval", name="high") == ["56.0% to 66.0%"]
     assert column(chart, "at") == [0.85, 0.55, 0.5]
-    assert column(chart, "line") == list(charts.LINES)
+    assert column(chart, "line") == list(measured.LINES)
     said = spec(chart)["description"]
     assert "2 judges, from 60.0% to 61.0%; the panel 80.0%" in said
     assert "ceiling: one person, another: 85.0%, 80.0% to 90.0%, n = 100" in said
@@ -358,9 +359,11 @@ def test_the_matrix_has_figures_that_can_be_read_on_their_cells() -> None:
     ]
     both = agreement("lm").vstack(schemas.frame("agreement", beside))
     below = [
-        (row["row"][5:], row["text"]) for row in rows(charts.matrix(both, "cohen_kappa")) if row["name"] in charts.LINES
+        (row["row"][5:], row["text"])
+        for row in rows(charts.matrix(both, "cohen_kappa"))
+        if row["name"] in measured.LINES
     ]
-    assert set(below) == {(charts.CEILING, "0.40"), (charts.FLOOR, "0.10")}
+    assert set(below) == {(measured.CEILING, "0.40"), (measured.FLOOR, "0.10")}
     for value in (-1.0, -0.7, -0.3, 0.0, 0.2, 0.5, 0.8, 1.0):
         made = (
             agreement()
@@ -442,7 +445,7 @@ def test_reliability_margins_and_training_hold_their_figures() -> None:
     assert sum(column(charts.margins(SUMMARY), "n", kind="kept")) == 12
     assert column(charts.training(HISTORY, "loss"), "value") == [0.7, 0.5]
     long = [{"step": at, "loss": 1.0} for at in range(100_000)]
-    assert len(rows(charts.training(long, "loss"))) <= charts.MOST_STEPS
+    assert len(rows(charts.training(long, "loss"))) <= trained.MOST_STEPS
 
 
 def test_runs_on_the_frontier_differ_in_colour_or_shape() -> None:
