@@ -42,7 +42,7 @@ STAGES = ("aggregate", "measure", "gate", "select")
 def make(pairs: int, folder: Path) -> int:
     """The run in *folder*, up to its summary; how many judgments it has."""
     folder.mkdir(parents=True)
-    scale.make(pairs, folder)
+    scale.make(pairs, folder, "imported")
     with Workbench(scale.CONFIG, folder, folder) as bench:
         bench.folder.write_text("config.yaml", bench.source)
         for name in STAGES:

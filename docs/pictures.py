@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from pipeline.store import RunFolder
@@ -31,6 +32,7 @@ TEXTS = ("pairs", "training", "compare")
 DARK = ("", "agreement", "gate", "training")
 WIDTH, HEIGHT, TALLEST = 1280, 800, 2400
 SETTLED_MS = 4000
+COLOURS = 96
 
 
 @contextmanager
@@ -58,8 +60,11 @@ def take(browser: "Browser", address: str, name: str, *, dark: bool = False, wid
     tall = int(page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight"))
     page.set_viewport_size({"width": width, "height": min(max(tall, HEIGHT), TALLEST)})
     page.wait_for_timeout(SETTLED_MS // 2)
-    page.screenshot(path=IMAGES / f"{name}.png")
+    target = IMAGES / f"{name}.png"
+    page.screenshot(path=target)
     page.close()
+    # A page has few colours: a palette of them takes a third of the bytes.
+    Image.open(target).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(target, optimize=True)
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """Charts of training: its course, win rate against distance, which answers win. Pure."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -76,12 +77,14 @@ def frontier(points: Sequence[Mapping[str, Any]]) -> Chart:
     for row, colour in zip(rows, colours, strict=True):
         row["colour"] = colour
     coloured = alt.Color("run:N", sort="ascending", scale=alt.Scale(range=colours), legend=_runs_legend())
-    shaped = alt.Shape("run:N", sort="ascending", scale=alt.Scale(range=turns), legend=_runs_legend())
+    # Two legends do not become one in every renderer. The shapes keep points apart; which is which, their tooltips say.
+    shaped = alt.Shape("run:N", sort="ascending", scale=alt.Scale(range=turns), legend=None)
     tip = marks.tips(name="run", figure="win rate", interval="95% interval", distance="KL, nats an answer")
     domain = marks.reach([*(row[end] for row in rows for end in ("value", "low", "high")), 0.5], within=(0, 1))
     y = marks.y_of("value", "win rate over the untrained model", domain)
+    distances = marks.reach([row["kl"] for row in rows], within=(0, math.inf))
     base = alt.Chart(marks.values(rows)).encode(
-        x=marks.x_of("kl", "KL from the untrained model, nats an answer", shares=False), tooltip=tip
+        x=marks.x_of("kl", "KL from the untrained model, nats an answer", distances, shares=False), tooltip=tip
     )
     # The intervals have their colours as data: on the scale of the points they would split its legend in two.
     whiskers = base.mark_rule(strokeWidth=2.5, opacity=0.75, aria=False).encode(
