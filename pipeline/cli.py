@@ -256,7 +256,7 @@ def dashboard(
     run_dir: Annotated[
         Path | None, typer.Option("--run-dir", help="One run's folder, or a folder of runs; default runs.")
     ] = None,
-    port: Annotated[int | None, typer.Option(help="Port; default the first free one from 8501.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: the first free one from 8501.")] = None,
     host: Annotated[str, typer.Option(help="Address; a wider one needs a login (docs/dashboard.md).")] = "127.0.0.1",
 ) -> None:
     """Pages over all runs, live while one is going on; served until Ctrl-C, to this machine alone."""

@@ -223,7 +223,11 @@ def test_a_run_is_live_while_it_goes_on(browser: "Browser", server: Served, plac
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(("--run-dir", "nowhere"), "holds no run"), (("--run-dir", "runs", "--host", "0.0.0.0"), "without a login")],
+    [
+        (("--run-dir", "nowhere"), "holds no run"),
+        (("--run-dir", "runs", "--host", "0.0.0.0"), "without a login"),
+        (("--run-dir", "runs", "--port", "65536"), "65535"),
+    ],
 )
 def test_what_cannot_be_served_is_refused(place: Path, arguments: tuple[str, ...], words: str) -> None:
     command = [*JURYBOX, "dashboard", *arguments]
