@@ -1,19 +1,23 @@
 """Work on many rows, block by block and on every processor. Pure.
 
-What is made on the way of one block stays in the processor's cache, and NumPy and Polars let other threads go on while
-they compute. A result hangs on the blocks, never on how many threads there are.
+NumPy and Polars let other threads go on while they compute; a block is so large that threads seldom wait for one
+another, and so small that what is made on its way takes little memory. A result hangs on the blocks, never on how many
+threads there are.
 """
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
 
 import polars as pl
+import threadpoolctl
 
-ROWS = 1 << 15
-"""Rows in a block: a column of them takes a quarter of a megabyte."""
+ROWS = 1 << 17
+"""Rows in a block: a column of them takes a megabyte. Of 2**15 rows each, threads spend as long waiting as working."""
 Item = TypeVar("Item")
 Found = TypeVar("Found")
+THREADS: Any = threadpoolctl
 
 
 def in_blocks(rows: int, work: Callable[[slice], Found], size: int = ROWS) -> list[Found]:
@@ -43,3 +47,12 @@ def together(*tasks: Callable[[], Found]) -> list[Found]:
         return task()
 
     return at_once(done, tasks)
+
+
+def one_blas_thread() -> AbstractContextManager[object]:
+    """While it is open, products of matrices are computed by the thread that asks for them.
+
+    OpenBLAS's own threads wait for more by spinning, for .1 s after each product, on the processors that blocks want;
+    and how many there are shows in the last digit.
+    """
+    return THREADS.threadpool_limits(1, user_api="blas")

@@ -11,7 +11,9 @@ import polars as pl
 from pipeline.blocks import ROWS, in_blocks
 
 SHARD_PROMPTS = 128
-"""Prompts in a shard, about."""
+"""Prompts in a shard, about, and more where there would be too many shards."""
+MOST_BITS = 9
+"""At most 2**9 shards of one kind: a kill costs a 500th part of a large run, and many files are slow to read."""
 MANY = 16
 Words = npt.NDArray[np.uint64]
 GOLD = "gold"
@@ -26,10 +28,10 @@ def conversation(messages: Sequence[Mapping[str, str]]) -> tuple[tuple[str, str]
 def bucketed(rows: pl.DataFrame, prompts: float | None = None) -> list[tuple[str, pl.DataFrame]]:
     """*rows* split by the leading bits of ``prompt_id`` into (name, rows) of about *prompts* prompts, or SHARD_PROMPTS.
 
-    The number of buckets is a power of two, so one more prompt changes one bucket only.
+    The number of buckets is a power of two, so one more prompt changes one bucket only. There are 512 at most.
     """
     count = rows["prompt_id"].n_unique()
-    bits = max(0, math.ceil(math.log2(max(count, 1) / (prompts or SHARD_PROMPTS))))
+    bits = min(MOST_BITS, max(0, math.ceil(math.log2(max(count, 1) / (prompts or SHARD_PROMPTS)))))
     digits = pl.col("prompt_id").str.slice(0, 4).str.to_integer(base=16, strict=True)
     bucket = (digits // 2 ** (16 - bits)).alias("bucket")
     parts = rows.with_columns(bucket).partition_by("bucket", as_dict=True, include_key=False)
@@ -74,9 +76,9 @@ def people(labels: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def lengths(samples: pl.DataFrame | pl.LazyFrame) -> pl.DataFrame:
-    """``sample_id`` and ``characters`` of each answer; of a lazy frame no text is read."""
-    found = samples.lazy().select("sample_id", "characters").collect(engine="streaming")
+def lengths(samples: pl.DataFrame | pl.LazyFrame, *more: str) -> pl.DataFrame:
+    """``sample_id``, ``characters`` and *more* columns of each answer; of a lazy frame no text is read."""
+    found = samples.lazy().select("sample_id", "characters", *more).collect(engine="streaming")
     # Two generators of one model may have written the same words: that is one sample.
     return found if distinct(found["sample_id"]) else found.unique("sample_id", maintain_order=True)
 
@@ -102,6 +104,9 @@ def positions(wanted: pl.Series, known: pl.Series) -> npt.NDArray[np.int64]:
         return np.arange(len(known))
     if len(wanted) < len(known) // MANY:
         # To look through all for a few is quicker than to index all.
+        if known.is_sorted():
+            at = known.search_sorted(wanted, side="left").to_numpy().astype(np.int64)
+            return np.where((known.gather(np.minimum(at, len(known) - 1)) == wanted).to_numpy(), at, -1)
         places = np.flatnonzero(known.is_in(wanted.unique().implode()).to_numpy())
         return np.append(places, -1)[_joined(wanted, known.gather(places))]
     there = _words(known)

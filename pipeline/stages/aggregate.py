@@ -13,6 +13,7 @@ import polars as pl
 from pipeline import discovery
 from pipeline.aggregation.base import Aggregation, Fitted
 from pipeline.agreement import panel_agreement
+from pipeline.blocks import one_blas_thread
 from pipeline.config import Config
 from pipeline.errors import StageError
 from pipeline.frames import given_by_people, people
@@ -125,12 +126,9 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
 
     # Judgments and texts are scanned: there may be more of them than fit into memory.
     scanned = {name: bench.folder.scan(name) for name in ("judgments", "samples", "pairs")}
-    made, silent, panel = aggregate(
-        {"labels": shard.frames["labels"], **scanned},
-        config,
-        find(config.aggregate.method),
-        find(config.aggregate.fallback),
-    )
+    frames = {"labels": shard.frames["labels"], **scanned}
+    with one_blas_thread():
+        made, silent, panel = aggregate(frames, config, find(config.aggregate.method), find(config.aggregate.fallback))
     bench.folder.write_json("panel.json", panel)
     reasons = dict.fromkeys(silent, "no_judgment")
     return Result({"verdicts": made, "dropped": dropped_frame("aggregate", reasons)})

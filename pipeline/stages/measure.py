@@ -11,6 +11,7 @@ import polars as pl
 import yaml
 
 from pipeline import agreement, annotators, bias, calibration, schemas, trend, warning, winning
+from pipeline.blocks import one_blas_thread
 from pipeline.config import Config
 from pipeline.frames import people
 from pipeline.ratings import Ratings, Rows, ratings_of
@@ -73,7 +74,8 @@ def history(folder: RunFolder, name: str) -> pl.DataFrame:
 
 def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
     # Judgments and texts are scanned: there may be more of them than fit into memory.
-    made = measured(shard.frames, bench.folder.scan("judgments"), bench.folder.scan("samples"), config)
+    with one_blas_thread():
+        made = measured(shard.frames, bench.folder.scan("judgments"), bench.folder.scan("samples"), config)
     snapshot = digest([bench.folder.digest(name) for name in ("judgments", "labels")])
     now = datetime.now(UTC).isoformat(timespec="seconds")
     before = history(bench.folder, config.name)

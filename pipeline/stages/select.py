@@ -52,8 +52,8 @@ KEPT = len(REASONS)
 
 
 def decide(
-    verdicts: pl.DataFrame,
-    pairs: pl.DataFrame,
+    verdicts: Rows,
+    pairs: Rows,
     samples: Rows,
     rule: SelectConfig,
     decide_by: str,
@@ -79,8 +79,10 @@ def decide(
         ConfigError: a language cannot be recognised, or the package for it is missing.
     """
     compared = Compared.of(verdicts, pairs, samples, decide_by)
-    reason = _reasons(compared, scores(compared), samples, rule, threshold, prompts, seed)
-    return _sided(compared.table, decide_by).with_columns(pl.Series("reason", (*REASONS, None)).gather(reason))
+    reason = _reasons(compared, Ranked.of(compared), samples, rule, threshold, prompts, seed)
+    asked = compared.answers["prompt_id"].gather(compared.a)
+    reasons = pl.Series("reason", (*REASONS, None)).gather(reason)
+    return _sided(compared.table, decide_by).with_columns(asked, reasons)
 
 
 @dataclass(frozen=True)
@@ -88,16 +90,16 @@ class Compared:
     """Verdicts and what they compare; rows are verdicts by ``pair_id``, and so are the arrays."""
 
     table: pl.DataFrame
-    """The verdicts' columns, ``prompt_id``, ``sample_a`` and ``sample_b``."""
+    """The verdicts' columns, ``sample_a`` and ``sample_b``."""
     decide_by: str
     """``p_a`` or ``p_a_lc``: the outcome of a comparison."""
-    prompt: Integers
-    """A number for each prompt."""
     a: Integers
     """Place of the first answer among *answers*."""
     b: Integers
     answers: pl.DataFrame
-    """``sample_id`` and ``characters`` of every answer, compared or not."""
+    """``sample_id``, ``characters`` and ``prompt_id`` of every answer, compared or not."""
+    prompt_of: Integers
+    """(answers,) a number for the prompt of each."""
 
     @property
     def p(self) -> Array:
@@ -110,50 +112,59 @@ class Compared:
         return self.table["margin"].to_numpy()
 
     @classmethod
-    def of(cls, verdicts: pl.DataFrame, pairs: pl.DataFrame, samples: Rows, decide_by: str) -> "Compared":
+    def of(cls, verdicts: Rows, pairs: Rows, samples: Rows, decide_by: str) -> "Compared":
         """From the frames of those names.
 
         Raises:
             StageError: a verdict's pair or answers are missing.
         """
-        verdicts = verdicts if verdicts["pair_id"].is_sorted() else verdicts.sort("pair_id")
-        at = positions(verdicts["pair_id"], pairs["pair_id"])
+        compared = pairs.lazy().select("pair_id", "sample_a", "sample_b")
+        told, ends, answers = together(
+            lambda: verdicts.lazy().collect(engine="streaming"),
+            lambda: compared.collect(engine="streaming"),
+            lambda: lengths(samples, "prompt_id"),
+        )
+        told = told if told["pair_id"].is_sorted() else told.sort("pair_id")
+        at = positions(told["pair_id"], ends["pair_id"])
         missing = int((at < 0).sum())
-        ends = pairs.select("prompt_id", "sample_a", "sample_b")
-        if not np.array_equal(at, np.arange(pairs.height)):
+        ends = ends.drop("pair_id")
+        if not np.array_equal(at, np.arange(ends.height)):
             ends = ends[at[at >= 0]]
-        answers = lengths(samples)
         both = pl.concat([ends["sample_a"], ends["sample_b"]])
-        places, prompt = together(lambda: positions(both, answers["sample_id"]), lambda: numbered(ends["prompt_id"]))
+        places, prompt = together(lambda: positions(both, answers["sample_id"]), lambda: numbered(answers["prompt_id"]))
         a, b = places.reshape(2, -1)
         missing += int(((a < 0) | (b < 0)).sum())
         if missing:
             raise StageError(
                 f"{missing} verdicts have a pair or an answer that is not there; run the stages from `pair` on again"
             )
-        return cls(verdicts.hstack(ends), decide_by, prompt, a, b, answers)
+        return cls(told.hstack(ends), decide_by, a, b, answers, prompt)
 
 
-def scores(compared: Compared) -> pl.DataFrame:
-    """The frame ``scores`` of the answers that were compared, and the numbers ``answer`` and ``prompt``."""
-    # The last verdict that an answer is in, by which its prompt is found.
-    last = np.full(compared.answers.height, -1)
-    last[compared.a] = last[compared.b] = np.arange(len(compared.a))
-    answer = np.flatnonzero(last >= 0)
-    number = np.cumsum(last >= 0) - 1
-    row = last[answer]
-    found = bradley_terry.scores(number[compared.a], number[compared.b], compared.p, compared.prompt[row])
-    return pl.DataFrame(
-        {
-            "answer": answer,
-            "prompt": compared.prompt[row],
-            "sample_id": compared.answers["sample_id"].gather(answer),
-            "prompt_id": compared.table["prompt_id"].gather(row),
-            "score": found.score,
-            "se": found.se,
-            "n": found.n,
-        }
-    )
+@dataclass(frozen=True)
+class Ranked:
+    """The answers that were compared, and how good each is."""
+
+    answer: Integers
+    """Place among *answers*, rising."""
+    prompt: Integers
+    """The prompt's number."""
+    found: bradley_terry.Scores
+
+    @classmethod
+    def of(cls, compared: Compared) -> "Ranked":
+        """By all verdicts."""
+        there = np.zeros(compared.answers.height, bool)
+        there[compared.a] = there[compared.b] = True
+        answer, number = np.flatnonzero(there), np.cumsum(there) - 1
+        prompt = compared.prompt_of[answer]
+        return cls(answer, prompt, bradley_terry.scores(number[compared.a], number[compared.b], compared.p, prompt))
+
+    def frame(self, compared: Compared) -> pl.DataFrame:
+        """The frame ``scores``."""
+        named = compared.answers.select("sample_id", "prompt_id")
+        named = named if len(self.answer) == named.height else named[self.answer]
+        return named.with_columns(score=self.found.score, se=self.found.se, n=self.found.n)
 
 
 def _sided(table: pl.DataFrame, decide_by: str) -> pl.DataFrame:
@@ -167,7 +178,7 @@ def _sided(table: pl.DataFrame, decide_by: str) -> pl.DataFrame:
 
 def _reasons(
     compared: Compared,
-    scored: pl.DataFrame,
+    ranked: Ranked,
     samples: Rows,
     rule: SelectConfig,
     threshold: float | None,
@@ -182,7 +193,7 @@ def _reasons(
 
     drop("tie", compared.p == 1 / 2)
     if rule.strategy != "all":
-        drop("not_selected", ~_taken(compared, scored, rule, seed))
+        drop("not_selected", ~_taken(compared, ranked, rule, seed))
     if rule.max_length_ratio is not None:
         drop("length_ratio", _length_ratio(compared) > rule.max_length_ratio)
     left = np.flatnonzero(reason == KEPT)
@@ -204,26 +215,28 @@ def _length_ratio(compared: Compared) -> Array:
     return np.maximum(one, other) / np.minimum(one, other)
 
 
-def _taken(compared: Compared, scored: pl.DataFrame, rule: SelectConfig, seed: int) -> Mask:
+def _taken(compared: Compared, ranked: Ranked, rule: SelectConfig, seed: int) -> Mask:
     """Whether each row is the pair that the strategy takes of its prompt.
 
     A prompt's pairs, ties left out, are ranked with chosen and rejected as their own verdicts say, and the first is
     taken; so where the pair that the strategy is after was not compared, or its verdict says the opposite, the next
     best takes its place.
     """
-    score = _by_number(scored["answer"], scored["score"].round(SCORE_DIGITS))
+    score = _by_number(ranked.answer, np.round(ranked.found.score, SCORE_DIGITS))
     a_wins = compared.p > 1 / 2
-    a, b = score[compared.a], score[compared.b]
+    a, b, prompt = score[compared.a], score[compared.b], compared.prompt_of[compared.a]
     chosen, rejected = np.where(a_wins, a, b), np.where(a_wins, b, a)
     if rule.strategy == "best_vs_random":
         keys = (-chosen, _draws(compared.table["pair_id"], seed))
     elif rule.strategy == "best_vs_mu_minus_2sigma":
-        about = scored.group_by("prompt").agg((pl.col("score").mean() - 2 * pl.col("score").std(ddof=0)).alias("at"))
-        off = np.abs(rejected - _by_number(about["prompt"], about["at"])[compared.prompt]).round(SCORE_DIGITS)
+        of_prompts = pl.DataFrame({"prompt": ranked.prompt, "score": ranked.found.score}).group_by("prompt")
+        about = of_prompts.agg(at=pl.col("score").mean() - 2 * pl.col("score").std(ddof=0))
+        at = _by_number(about["prompt"].to_numpy(), about["at"].to_numpy())
+        off = np.abs(rejected - at[prompt]).round(SCORE_DIGITS)
         keys = (-chosen, off, -compared.margin)
     else:
         keys = ((rejected - chosen).round(SCORE_DIGITS), -compared.margin)
-    return _least(compared.prompt, compared.p != 1 / 2, keys)
+    return _least(prompt, compared.p != 1 / 2, keys)
 
 
 def _least(group: Integers, allowed: Mask, keys: Sequence[Array]) -> Mask:
@@ -237,10 +250,10 @@ def _least(group: Integers, allowed: Mask, keys: Sequence[Array]) -> Mask:
     return alive
 
 
-def _by_number(numbers: pl.Series, values: pl.Series) -> Array:
+def _by_number(numbers: Integers, values: Array) -> Array:
     """An array that holds each of *values* at the place that its number names."""
-    table = np.zeros(int(numbers.to_numpy().max(initial=-1)) + 1)
-    table[numbers.to_numpy()] = values.to_numpy()
+    table = np.zeros(int(numbers.max(initial=-1)) + 1)
+    table[numbers] = values
     return table
 
 
@@ -259,7 +272,8 @@ def _by_text(
     """Reasons that the answers' words give -> whether each of *rows* has it; other rows are not read."""
     if rule.max_similarity is None and rule.refusals == "keep" and rule.languages is None and not rule.drop_flagged:
         return {}
-    left = _sided(compared.table[rows], compared.decide_by).select("prompt_id", "chosen_id", "rejected_id")
+    asked = compared.answers["prompt_id"].gather(compared.a[rows])
+    left = _sided(compared.table[rows], compared.decide_by).select(asked, "chosen_id", "rejected_id")
     wanted = pl.concat([left["chosen_id"], left["rejected_id"]]).unique().implode()
     words = (
         samples.lazy()
@@ -335,20 +349,24 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
     if config.gate.required and not certificate["certified"]:
         raise StageError(f"gate.required is set and nothing is certified: {certificate['reason']}")
     side = config.aggregate.decide_by
-    samples, prompts = bench.folder.scan("samples"), bench.folder.scan("prompts")
-    pairs = bench.folder.scan("pairs", "pair_id", "prompt_id", "sample_a", "sample_b")
-    verdicts, known = together(lambda: bench.folder.read("verdicts"), lambda: pairs.collect(engine="streaming"))
-    compared = Compared.of(verdicts, known, samples, side)
-    scored = scores(compared)
-    reason = _reasons(compared, scored, samples, config.select, certificate["threshold"], prompts, config.seed)
-    kept = pl.Series(reason == KEPT)
-    dropped = pl.DataFrame(
-        {
+    verdicts, pairs, samples, prompts = map(bench.folder.scan, ("verdicts", "pairs", "samples", "prompts"))
+    compared = Compared.of(verdicts, pairs, samples, side)
+    ranked = Ranked.of(compared)
+
+    def parted() -> dict[str, pl.DataFrame]:
+        reason = _reasons(compared, ranked, samples, config.select, certificate["threshold"], prompts, config.seed)
+        kept = pl.Series(reason == KEPT)
+        dropped = {
             "id": compared.table["pair_id"].filter(~kept),
             "reason": pl.Series(REASONS).gather(reason[reason != KEPT]),
         }
-    ).with_columns(stage=pl.lit("select"))
-    return Result({"kept": _sided(compared.table.filter(kept), side), "scores": scored, "dropped": dropped})
+        return {
+            "kept": _sided(compared.table.filter(kept), side),
+            "dropped": pl.DataFrame(dropped).with_columns(stage=pl.lit("select")),
+        }
+
+    made, scores = together(parted, lambda: {"scores": ranked.frame(compared)})
+    return Result({**made, **scores})
 
 
 def reads(config: Config) -> Mapping[str, object]:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import frames
+from pipeline import frames, ids
 from pipeline.blocks import in_blocks
-from pipeline.frames import distinct, numbered, positions
+from pipeline.frames import bucketed, distinct, numbered, positions
 
 digits = st.text("0123456789abcdef", min_size=32, max_size=32)
 alike = st.sampled_from(["0" * 31, "0" * 15 + "1" + "f" * 15, "f" * 31]).flatmap(
@@ -40,6 +40,25 @@ def test_many_ids_are_found_block_by_block(monkeypatch: pytest.MonkeyPatch, rows
     wanted = [*known[::-3], "f" * 32, known[0][:31] + "x"]
     at = {one: place for place, one in enumerate(known)}
     assert positions(pl.Series(wanted), pl.Series(known)).tolist() == [at.get(one, -1) for one in wanted]
+
+
+@given(wanted=st.lists(st.integers(0, 120), max_size=3), ordered=st.booleans(), prefix=st.sampled_from(["", "ä", "0"]))
+def test_a_few_among_many_are_those_of_a_dictionary(wanted: list[int], ordered: bool, prefix: str) -> None:
+    known = [f"{prefix}{at * 37 % 101:03}" for at in range(101)]
+    known = sorted(known) if ordered else known
+    asked = [f"{prefix}{at:03}" for at in wanted]
+    at = {one: place for place, one in enumerate(known)}
+    found = positions(pl.Series(asked, dtype=pl.String), pl.Series(known))
+    assert found.tolist() == [at.get(one, -1) for one in asked]
+
+
+def test_a_large_run_has_no_more_than_512_shards_of_a_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "SHARD_PROMPTS", 1)
+    rows = pl.DataFrame({"prompt_id": [ids.content_hash(at) for at in range(1500)]})
+    parts = bucketed(rows)
+    assert len(parts) <= 512
+    assert all(name.endswith("of0512") for name, _ in parts)
+    assert pl.concat([part for _, part in parts]).sort("prompt_id").equals(rows.sort("prompt_id"))
 
 
 def test_real_ids_are_looked_up_as_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 from dataframely.exc import ValidationError
 
-from pipeline import schemas
+from pipeline import schemas, store
 from pipeline.errors import StorageError
 from pipeline.store import RunFolder, slice_digest, whole
 from tests.worlds import samples
@@ -124,6 +124,26 @@ def test_a_parts_digest_hangs_on_its_rows_alone(run: RunFolder) -> None:
     run.parts("samples")[0].write_bytes(b"PAR1 cut")
     with pytest.raises(StorageError, match=r"is no whole Parquet file\); delete the folder and run the stage again"):
         run.digest("samples")
+
+
+@pytest.mark.parametrize("size", [1, 2, 1 << 17])
+def test_equal_lists_are_equal_bytes(run: RunFolder, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(store, "ROWS", size)
+    judges = [["gpt", "a judge with a long name"], [], ["gpt"], ["a judge with a long name"], ["gpt", "claude"]]
+    rows = [
+        {"pair_id": f"{at:032x}", "p_a": 0.9, "p_a_lc": 0.8, "margin": 0.8, "judges": named, "calls": 2}
+        for at, named in enumerate(judges)
+    ]
+    made = schemas.frame("verdicts", [{**row, "agreement": 1.0} for row in rows])
+
+    def digest(rows: pl.DataFrame) -> str:
+        run.write_part("verdicts", "aggregate", "all", rows, {})
+        assert run.read("verdicts").equals(made)
+        return run.digest("verdicts")
+
+    longer = pl.concat([made, made], rechunk=True)
+    parts = [longer.head(2), longer[7:9], longer[4:5]]
+    assert digest(made) == digest(longer.slice(5)) == digest(pl.concat(parts, rechunk=False))
 
 
 def test_heights_are_those_of_what_is_read(run: RunFolder) -> None:
