@@ -1,8 +1,7 @@
 """Work on many rows, block by block and on every processor. Pure.
 
-NumPy and Polars let other threads go on while they compute; a block is so large that threads seldom wait for one
-another, and so small that what is made on its way takes little memory. A result hangs on the blocks, never on how many
-threads there are.
+What is made on the way of one block stays in the processor's cache, and NumPy and Polars let other threads go on while
+they compute. A result hangs on the blocks, never on how many threads there are.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,8 +12,10 @@ from typing import Any, TypeVar
 import polars as pl
 import threadpoolctl
 
-ROWS = 1 << 17
-"""Rows in a block: a column of them takes a megabyte. Of 2**15 rows each, threads spend as long waiting as working."""
+ROWS = 1 << 15
+"""Rows in a block: a column of them takes a quarter of a megabyte."""
+PIECE = 1 << 17
+"""Rows in a piece of a long column, in memory and on disk."""
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 THREADS: Any = threadpoolctl

@@ -14,14 +14,17 @@ mean win probability.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse
 
 from pipeline.blocks import in_blocks
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
+SPARSE: Any = scipy.sparse
 
 RIDGE = 0.1
 """Prior variance of a score: 10 square nats, so that a certain win over an equal stays a few nats."""
@@ -51,7 +54,7 @@ def scores(a: Integers, b: Integers, p: Array, prompt: Integers, ridge: float = 
         a: (pairs,) number of the first answer, in [0, answers).
         b: (pairs,) number of the second.
         p: (pairs,) P(a preferred), in [0, 1].
-        prompt: (answers,) the prompt each answer belongs to; no pair spans two. Any integers.
+        prompt: (answers,) number of the prompt each answer belongs to, at least 0; no pair spans two.
         ridge: strength of the prior, 1 / (square nats).
 
     Raises:
@@ -60,13 +63,12 @@ def scores(a: Integers, b: Integers, p: Array, prompt: Integers, ridge: float = 
     answers = len(prompt)
     score, se = np.zeros(answers), np.full(answers, 1 / np.sqrt(ridge))
     n = np.bincount(a, minlength=answers) + np.bincount(b, minlength=answers)
-    by_prompt = np.argsort(prompt, kind="stable")
-    _, first, sizes = np.unique(prompt[by_prompt], return_index=True, return_counts=True)
-    # Of each answer: its prompt's number, and its place among the prompt's answers.
-    group, place = np.empty(answers, np.int64), np.empty(answers, np.int64)
-    group[by_prompt] = np.repeat(np.arange(len(sizes)), sizes)
-    place[by_prompt] = np.arange(answers) - np.repeat(first, sizes)
-    for size in np.unique(sizes).tolist():
+    by_prompt, first = _grouped(prompt)
+    sizes = np.diff(first)
+    # Each answer's place among those of its prompt.
+    place = np.empty(answers, np.int64)
+    place[by_prompt] = np.arange(answers) - np.repeat(first[:-1], sizes)
+    for size in np.unique(sizes[sizes > 0]).tolist():
         alike = np.flatnonzero(sizes == size)
         # Where each prompt stands among those of this size.
         rank = np.full(len(sizes), -1)
@@ -74,9 +76,9 @@ def scores(a: Integers, b: Integers, p: Array, prompt: Integers, ridge: float = 
         if len(alike) == len(sizes):
             one, other, outcome = a, b, p
         else:
-            pairs = np.flatnonzero(rank[group[a]] >= 0)
+            pairs = np.flatnonzero(rank[prompt[a]] >= 0)
             one, other, outcome = a[pairs], b[pairs], p[pairs]
-        cell = (place[one] * size + place[other]) * len(alike) + rank[group[one]]
+        cell = (place[one] * size + place[other]) * len(alike) + rank[prompt[one]]
         shape = (size, size, len(alike))
         counts = np.bincount(cell, minlength=size**2 * len(alike)).reshape(shape)
         wins: Array = np.bincount(cell, outcome, size**2 * len(alike)).reshape(shape)  # type: ignore[assignment]
@@ -90,6 +92,14 @@ def scores(a: Integers, b: Integers, p: Array, prompt: Integers, ridge: float = 
 
         in_blocks(len(alike), fitted, max(1, CELLS // size**2))
     return Scores(score, se, n)
+
+
+def _grouped(prompt: Integers) -> tuple[Integers, Integers]:
+    """(answers,) by prompt, in order, and (prompts + 1,) where each prompt's answers begin there, and where all end."""
+    shape = len(prompt), prompt.max(initial=0) + 1
+    # To turn a sparse matrix over is to sort by counting.
+    turned = SPARSE.csr_matrix((np.ones(len(prompt), bool), prompt, np.arange(len(prompt) + 1)), shape).tocsc()
+    return turned.indices.astype(np.int64), turned.indptr.astype(np.int64)
 
 
 def _fit(wins: Array, counts: Array, ridge: float) -> tuple[Array, Array]:

@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 
 from pipeline import schemas
-from pipeline.blocks import ROWS, together
+from pipeline.blocks import PIECE, together
 from pipeline.errors import StorageError
 
 JSON = Mapping[str, Any]
@@ -164,17 +164,17 @@ class RunFolder:
 
 
 def pieces(rows: pl.DataFrame) -> pl.DataFrame:
-    """*rows* in pieces of blocks.ROWS, so that equal rows are equal bytes however they were put together.
+    """*rows* in pieces of blocks.PIECE, so that equal rows are equal bytes however they were put together.
 
     Lists are copied: Polars 2.1 writes lists that are a part of a longer column as other bytes, and many times slower.
     """
     lists = [name for name, kind in rows.schema.items() if isinstance(kind, pl.List)]
 
     def piece(start: int) -> pl.DataFrame:
-        made = rows.slice(start, ROWS).rechunk()
+        made = rows.slice(start, PIECE).rechunk()
         return made.with_columns(made[name].gather(np.arange(made.height, dtype=np.uint32)) for name in lists)
 
-    return pl.concat([piece(start) for start in range(0, max(rows.height, 1), ROWS)], rechunk=False)
+    return pl.concat([piece(start) for start in range(0, max(rows.height, 1), PIECE)], rechunk=False)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from pipeline import schemas
-from pipeline.blocks import ROWS, in_blocks, together
+from pipeline.blocks import PIECE, in_blocks, together
 from pipeline.frames import lengths, numbered, positions
 
 Array = npt.NDArray[np.float64]
@@ -384,9 +384,9 @@ def _named(votes: Votes) -> pl.Series:
     if not judges:
         return pl.Series("judges", [list[str]()], dtype=pl.List(pl.String)).new_from_index(0, pairs)
     if votes.complete:
-        # One block of lists stands for all: to repeat a list for every pair takes a tenth of the stage's time.
-        block = pl.Series("judges", [judges], dtype=pl.List(pl.String)).new_from_index(0, min(pairs, ROWS))
-        return pl.concat([block] * (pairs // ROWS) + [block.head(pairs % ROWS)], rechunk=False)
+        # One piece of lists stands for all: to repeat a list for every pair takes a tenth of the stage's time.
+        block = pl.Series("judges", [judges], dtype=pl.List(pl.String)).new_from_index(0, min(pairs, PIECE))
+        return pl.concat([block] * (pairs // PIECE) + [block.head(pairs % PIECE)], rechunk=False)
     packed = pl.DataFrame(np.packbits(~np.isnan(votes.votes), axis=1))
     patterns = packed.unique()
     bits = np.unpackbits(patterns.to_numpy().astype(np.uint8), axis=1, count=len(judges)).astype(bool)

@@ -353,20 +353,17 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
     compared = Compared.of(verdicts, pairs, samples, side)
     ranked = Ranked.of(compared)
 
-    def parted() -> dict[str, pl.DataFrame]:
-        reason = _reasons(compared, ranked, samples, config.select, certificate["threshold"], prompts, config.seed)
-        kept = pl.Series(reason == KEPT)
-        dropped = {
-            "id": compared.table["pair_id"].filter(~kept),
-            "reason": pl.Series(REASONS).gather(reason[reason != KEPT]),
-        }
-        return {
-            "kept": _sided(compared.table.filter(kept), side),
-            "dropped": pl.DataFrame(dropped).with_columns(stage=pl.lit("select")),
-        }
+    reason = _reasons(compared, ranked, samples, config.select, certificate["threshold"], prompts, config.seed)
+    kept = pl.Series(reason == KEPT)
 
-    made, scores = together(parted, lambda: {"scores": ranked.frame(compared)})
-    return Result({**made, **scores})
+    def dropped() -> pl.DataFrame:
+        why = pl.Series("reason", REASONS).gather(reason[reason != KEPT])
+        return compared.table.select(id="pair_id").filter(~kept).with_columns(why, stage=pl.lit("select"))
+
+    chosen, scores, left = together(
+        lambda: _sided(compared.table.filter(kept), side), lambda: ranked.frame(compared), dropped
+    )
+    return Result({"kept": chosen, "scores": scores, "dropped": left})
 
 
 def reads(config: Config) -> Mapping[str, object]:

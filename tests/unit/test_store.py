@@ -128,7 +128,7 @@ def test_a_parts_digest_hangs_on_its_rows_alone(run: RunFolder) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 1 << 17])
 def test_equal_lists_are_equal_bytes(run: RunFolder, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    monkeypatch.setattr(store, "ROWS", size)
+    monkeypatch.setattr(store, "PIECE", size)
     judges = [["gpt", "a judge with a long name"], [], ["gpt"], ["a judge with a long name"], ["gpt", "claude"]]
     rows = [
         {"pair_id": f"{at:032x}", "p_a": 0.9, "p_a_lc": 0.8, "margin": 0.8, "judges": named, "calls": 2}
