@@ -8,7 +8,7 @@ judgments by pair and judge, and the real stages `aggregate`, `gate`, `select` a
 them, planning, validation and writing included; importing libraries is not counted on either side. Both take turns,
 `--rounds` times; figures are medians over rounds. `seconds` are those of `aggregate` and `select`; `gate_seconds` and
 `export_seconds` (which joins and writes the text) stand beside it. The judgments lie as `jurybox import` writes them,
-in one sorted part, or with `--layout judged` as the stage `judge` does, a part for each judge and 512th of the
+in one sorted part, or with `--layout judged` as the stage `judge` does, a part for each judge and 256th of the
 prompts; both sides read the same parts. `--half` does all of it with half the pairs too. The last line is JSON:
 `ratio_to_bare_group_by`, `peak_rss_mb` (of the process that ran the stages), `seconds` and what is behind them. The
 bar: a ratio of at most 3, at most 3,000 MB, twice the rows in twice the time. CPU seconds stand beside the others, for

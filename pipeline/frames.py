@@ -12,8 +12,8 @@ from pipeline.blocks import ROWS, in_blocks
 
 SHARD_PROMPTS = 128
 """Prompts in a shard, about, and more where there would be too many shards."""
-MOST_BITS = 9
-"""At most 2**9 shards of one kind: a kill costs a 500th part of a large run, and many files are slow to read."""
+MOST_BITS = 8
+"""At most 2**8 shards of one kind: a kill costs a 256th part of a large run, and many files are slow to read."""
 MANY = 16
 Words = npt.NDArray[np.uint64]
 GOLD = "gold"
@@ -28,7 +28,7 @@ def conversation(messages: Sequence[Mapping[str, str]]) -> tuple[tuple[str, str]
 def bucketed(rows: pl.DataFrame, prompts: float | None = None) -> list[tuple[str, pl.DataFrame]]:
     """*rows* split by the leading bits of ``prompt_id`` into (name, rows) of about *prompts* prompts, or SHARD_PROMPTS.
 
-    The number of buckets is a power of two, so one more prompt changes one bucket only. There are 512 at most.
+    The number of buckets is a power of two, so one more prompt changes one bucket only. There are 256 at most.
     """
     count = rows["prompt_id"].n_unique()
     bits = min(MOST_BITS, max(0, math.ceil(math.log2(max(count, 1) / (prompts or SHARD_PROMPTS)))))

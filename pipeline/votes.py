@@ -251,15 +251,20 @@ class Said:
             pl.col("order").cast(pl.Enum(ORDERS)).to_physical(),
             pl.col("preference").cast(pl.Float64),
         ).collect(engine="streaming")
-        judges, slot = _slots(found["judge"], found["order"].to_numpy())
+        judges, column = _columns(found["judge"])
+        judge, order, preference = (found[name].to_physical().to_numpy() for name in found.columns)
         slots = len(judges) * len(ORDERS)
         # What belongs to no pair goes to a last row that is cut off, as numbers below zero count from the end.
         cells = np.full((slots, pairs + 1), np.nan)
-        cells[slot, row] = 2 * found["preference"].to_numpy() - 1
+
+        def placed(at: slice) -> Integers:
+            slot, vote = column[judge[at]] + order[at], 2 * preference[at] - 1
+            cells[slot, row[at]] = vote
+            return np.stack([np.bincount(some, minlength=slots) for some in (slot, slot[np.isnan(vote)])])
+
+        made, failures = _total(in_blocks(len(row), placed), (2, slots))
         calls = np.bincount(row + 1, minlength=pairs + 1)[1:]
-        lost = slot[found["preference"].is_null().to_numpy()]
-        made, failures = (_by_judge(np.bincount(some, minlength=slots), judges) for some in (slot, lost))
-        return cls(judges, cells.T[:-1], calls, made, failures)
+        return cls(judges, cells.T[:-1], calls, _by_judge(made, judges), _by_judge(failures, judges))
 
 
 def _repeated(judgments: pl.LazyFrame, slots: int) -> list[str] | None:
@@ -273,20 +278,15 @@ def _repeated(judgments: pl.LazyFrame, slots: int) -> list[str] | None:
     return judges if alike.collect(engine="streaming").item() else None
 
 
-def _slots(judge: pl.Series, order: npt.NDArray[np.uint8]) -> tuple[list[str], Slots]:
-    """The judges by name, and the column of each judgment: two for each judge, in the order of ORDERS.
-
-    Args:
-        judge: (judgments,) categorical.
-        order: (judgments,) number of the order.
-    """
+def _columns(judge: pl.Series) -> tuple[list[str], Slots]:
+    """The judges by name, and by the code of each in (judgments,) *judge* its first column: two each, as in ORDERS."""
     named = judge.unique()
     spelt = named.cast(pl.String)
     by_name = spelt.arg_sort()
-    used, codes = named.to_physical().gather(by_name).to_numpy(), judge.to_physical().to_numpy()
+    used = named.to_physical().gather(by_name).to_numpy()
     column = np.zeros(1 + used.max(initial=0), np.int16)
     column[used] = len(ORDERS) * np.arange(len(used), dtype=np.int16)
-    return spelt.gather(by_name).to_list(), column[codes] + order
+    return spelt.gather(by_name).to_list(), column
 
 
 def _by_judge(of_slot: Integers, judges: Sequence[str]) -> dict[str, int]:

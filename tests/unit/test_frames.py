@@ -52,12 +52,12 @@ def test_a_few_among_many_are_those_of_a_dictionary(wanted: list[int], ordered: 
     assert found.tolist() == [at.get(one, -1) for one in asked]
 
 
-def test_a_large_run_has_no_more_than_512_shards_of_a_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_run_has_no_more_than_256_shards_of_a_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frames, "SHARD_PROMPTS", 1)
     rows = pl.DataFrame({"prompt_id": [ids.content_hash(at) for at in range(1500)]})
     parts = bucketed(rows)
-    assert len(parts) <= 512
-    assert all(name.endswith("of0512") for name, _ in parts)
+    assert len(parts) <= 256
+    assert all(name.endswith("of0256") for name, _ in parts)
     assert pl.concat([part for _, part in parts]).sort("prompt_id").equals(rows.sort("prompt_id"))
 
 
