@@ -14,17 +14,14 @@ mean win probability.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse
 
 from pipeline.blocks import in_blocks
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
-SPARSE: Any = scipy.sparse
 
 RIDGE = 0.1
 """Prior variance of a score: 10 square nats, so that a certain win over an equal stays a few nats."""
@@ -63,11 +60,11 @@ def scores(a: Integers, b: Integers, p: Array, prompt: Integers, ridge: float = 
     answers = len(prompt)
     score, se = np.zeros(answers), np.full(answers, 1 / np.sqrt(ridge))
     n = np.bincount(a, minlength=answers) + np.bincount(b, minlength=answers)
-    by_prompt, first = _grouped(prompt)
-    sizes = np.diff(first)
+    by_prompt, sizes = np.argsort(prompt, kind="stable"), np.bincount(prompt)
+    first = np.cumsum(sizes) - sizes
     # Each answer's place among those of its prompt.
     place = np.empty(answers, np.int64)
-    place[by_prompt] = np.arange(answers) - np.repeat(first[:-1], sizes)
+    place[by_prompt] = np.arange(answers) - np.repeat(first, sizes)
     for size in np.unique(sizes[sizes > 0]).tolist():
         alike = np.flatnonzero(sizes == size)
         # Where each prompt stands among those of this size.
@@ -92,14 +89,6 @@ def scores(a: Integers, b: Integers, p: Array, prompt: Integers, ridge: float = 
 
         in_blocks(len(alike), fitted, max(1, CELLS // size**2))
     return Scores(score, se, n)
-
-
-def _grouped(prompt: Integers) -> tuple[Integers, Integers]:
-    """(answers,) by prompt, in order, and (prompts + 1,) where each prompt's answers begin there, and where all end."""
-    shape = len(prompt), prompt.max(initial=0) + 1
-    # To turn a sparse matrix over is to sort by counting.
-    turned = SPARSE.csr_matrix((np.ones(len(prompt), bool), prompt, np.arange(len(prompt) + 1)), shape).tocsc()
-    return turned.indices.astype(np.int64), turned.indptr.astype(np.int64)
 
 
 def _fit(wins: Array, counts: Array, ridge: float) -> tuple[Array, Array]:

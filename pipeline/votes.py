@@ -254,15 +254,18 @@ class Said:
         judges, column = _columns(found["judge"])
         judge, order, preference = (found[name].to_physical().to_numpy() for name in found.columns)
         slots = len(judges) * len(ORDERS)
+        slot, vote = np.empty(len(row), np.int16), np.empty(len(row))
+
+        def told(at: slice) -> Integers:
+            slot[at] = column[judge[at]] + order[at]
+            vote[at] = 2 * preference[at] - 1
+            return np.stack([np.bincount(some, minlength=slots) for some in (slot[at], slot[at][np.isnan(vote[at])])])
+
+        made, failures = _total(in_blocks(len(row), told), (2, slots))
         # What belongs to no pair goes to a last row that is cut off, as numbers below zero count from the end.
         cells = np.full((slots, pairs + 1), np.nan)
-
-        def placed(at: slice) -> Integers:
-            slot, vote = column[judge[at]] + order[at], 2 * preference[at] - 1
-            cells[slot, row[at]] = vote
-            return np.stack([np.bincount(some, minlength=slots) for some in (slot, slot[np.isnan(vote)])])
-
-        made, failures = _total(in_blocks(len(row), placed), (2, slots))
+        # In the rows' order: of two judgments of one judge on one pair in one order, the last one counts.
+        cells[slot, row] = vote
         calls = np.bincount(row + 1, minlength=pairs + 1)[1:]
         return cls(judges, cells.T[:-1], calls, _by_judge(made, judges), _by_judge(failures, judges))
 

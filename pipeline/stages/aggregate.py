@@ -127,8 +127,10 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
     # Judgments and texts are scanned: there may be more of them than fit into memory.
     scanned = {name: bench.folder.scan(name) for name in ("judgments", "samples", "pairs")}
     frames = {"labels": shard.frames["labels"], **scanned}
+    # Found first: it loads SciPy, whose BLAS is another one.
+    method, fallback = find(config.aggregate.method), find(config.aggregate.fallback)
     with one_blas_thread():
-        made, silent, panel = aggregate(frames, config, find(config.aggregate.method), find(config.aggregate.fallback))
+        made, silent, panel = aggregate(frames, config, method, fallback)
     bench.folder.write_json("panel.json", panel)
     reasons = dict.fromkeys(silent, "no_judgment")
     return Result({"verdicts": made, "dropped": dropped_frame("aggregate", reasons)})
@@ -145,4 +147,5 @@ STAGE = Stage(
         config.labels.model_dump(mode="json", include={"fit_fraction", "judge_floor", "simulated"}),
         config.seed,
     ],
+    version=2,
 )

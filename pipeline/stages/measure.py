@@ -98,5 +98,5 @@ STAGE = Stage(
         config.models(),
         config.seed,
     ],
-    version=2,
+    version=3,
 )

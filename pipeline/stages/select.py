@@ -52,7 +52,7 @@ KEPT = len(REASONS)
 
 
 def decide(
-    verdicts: Rows,
+    verdicts: pl.DataFrame,
     pairs: Rows,
     samples: Rows,
     rule: SelectConfig,
@@ -112,19 +112,15 @@ class Compared:
         return self.table["margin"].to_numpy()
 
     @classmethod
-    def of(cls, verdicts: Rows, pairs: Rows, samples: Rows, decide_by: str) -> "Compared":
+    def of(cls, verdicts: pl.DataFrame, pairs: Rows, samples: Rows, decide_by: str) -> "Compared":
         """From the frames of those names.
 
         Raises:
             StageError: a verdict's pair or answers are missing.
         """
         compared = pairs.lazy().select("pair_id", "sample_a", "sample_b")
-        told, ends, answers = together(
-            lambda: verdicts.lazy().collect(engine="streaming"),
-            lambda: compared.collect(engine="streaming"),
-            lambda: lengths(samples, "prompt_id"),
-        )
-        told = told if told["pair_id"].is_sorted() else told.sort("pair_id")
+        ends, answers = together(lambda: compared.collect(engine="streaming"), lambda: lengths(samples, "prompt_id"))
+        told = verdicts if verdicts["pair_id"].is_sorted() else verdicts.sort("pair_id")
         at = positions(told["pair_id"], ends["pair_id"])
         missing = int((at < 0).sum())
         ends = ends.drop("pair_id")
@@ -349,8 +345,8 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
     if config.gate.required and not certificate["certified"]:
         raise StageError(f"gate.required is set and nothing is certified: {certificate['reason']}")
     side = config.aggregate.decide_by
-    verdicts, pairs, samples, prompts = map(bench.folder.scan, ("verdicts", "pairs", "samples", "prompts"))
-    compared = Compared.of(verdicts, pairs, samples, side)
+    pairs, samples, prompts = map(bench.folder.scan, ("pairs", "samples", "prompts"))
+    compared = Compared.of(bench.folder.read("verdicts"), pairs, samples, side)
     ranked = Ranked.of(compared)
 
     reason = _reasons(compared, ranked, samples, config.select, certificate["threshold"], prompts, config.seed)
@@ -383,5 +379,5 @@ STAGE = Stage(
     run=_run,
     reads=lambda config: [reads(config), config.gate.required],
     files=lambda config: [] if config.select.refusals == "keep" else [texts.PATTERNS],
-    version=2,
+    version=3,
 )

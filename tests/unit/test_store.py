@@ -126,24 +126,43 @@ def test_a_parts_digest_hangs_on_its_rows_alone(run: RunFolder) -> None:
         run.digest("samples")
 
 
-@pytest.mark.parametrize("size", [1, 2, 1 << 17])
-def test_equal_lists_are_equal_bytes(run: RunFolder, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    monkeypatch.setattr(store, "PIECE", size)
+def verdicts(rows: int) -> pl.DataFrame:
+    """Verdicts by judges of long and short names, by all of them, some or none."""
     judges = [["gpt", "a judge with a long name"], [], ["gpt"], ["a judge with a long name"], ["gpt", "claude"]]
-    rows = [
-        {"pair_id": f"{at:032x}", "p_a": 0.9, "p_a_lc": 0.8, "margin": 0.8, "judges": named, "calls": 2}
-        for at, named in enumerate(judges)
-    ]
-    made = schemas.frame("verdicts", [{**row, "agreement": 1.0} for row in rows])
+    made = {
+        "pair_id": pl.Series([f"{at:032x}" for at in range(rows)]),
+        "judges": pl.Series(judges).gather([at % len(judges) for at in range(rows)]),
+    }
+    constant = {"p_a": 0.9, "p_a_lc": 0.8, "margin": 0.8, "calls": 2, "agreement": 1.0}
+    return schemas.frame(
+        "verdicts", pl.DataFrame(made).with_columns(**{key: pl.lit(constant[key]) for key in constant})
+    )
+
+
+@pytest.mark.parametrize(("rows", "size"), [(7, 2), (7, 7), (7, 1 << 17), (100_000, 1 << 16), (40_000, 1 << 17)])
+def test_equal_lists_are_equal_bytes(run: RunFolder, monkeypatch: pytest.MonkeyPatch, rows: int, size: int) -> None:
+    monkeypatch.setattr(store, "PIECE", size)
+    made = verdicts(rows)
 
     def digest(rows: pl.DataFrame) -> str:
         run.write_part("verdicts", "aggregate", "all", rows, {})
         assert run.read("verdicts").equals(made)
         return run.digest("verdicts")
 
+    first = digest(made)
+    # a part of a longer column, and one put together of several
     longer = pl.concat([made, made], rechunk=True)
-    parts = [longer.head(2), longer[7:9], longer[4:5]]
-    assert digest(made) == digest(longer.slice(5)) == digest(pl.concat(parts, rechunk=False))
+    assert digest(longer.slice(rows)) == first
+    assert digest(pl.concat([longer.head(3), longer.slice(rows + 3)], rechunk=False)) == first
+
+
+def test_a_long_frame_lies_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "PIECE", 3)
+    made = pl.concat([verdicts(7).head(2), verdicts(7).slice(2)], rechunk=False)
+    found = store.pieces(made)
+    assert found.equals(made)
+    assert [found[name].chunk_lengths() for name in ("pair_id", "judges")] == [[3, 3, 1]] * 2
+    assert store.pieces(made.clear()).equals(made.clear())
 
 
 def test_heights_are_those_of_what_is_read(run: RunFolder) -> None:

@@ -3,6 +3,7 @@
 import itertools
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import schemas
+from pipeline.blocks import in_blocks
 from pipeline.votes import ORDERS, Said, Votes, runs_of, swap_consistency, verdict_frame, votes_of
 from tests.worlds import Frames, judgments, longer, world
 
@@ -159,6 +161,33 @@ def test_lazy_parts_give_the_same_votes_as_one_frame(tmp_path: Path) -> None:
     # two generators may have written the same answer: that is one sample
     made["samples"].head(2).write_parquet(tmp_path / "samples" / "again")
     same(votes_of(*lazy), votes_of(*frames))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_many_votes_are_taken_block_by_block(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    made = many()
+    frames = (made["judgments"].sample(fraction=1, shuffle=True, seed=1), made["pairs"], made["samples"])
+    whole = votes_of(*frames)
+    monkeypatch.setattr("pipeline.votes.in_blocks", partial(in_blocks, size=rows))
+    same(votes_of(*frames), whole)
+
+
+def test_of_two_judgments_of_one_kind_the_last_one_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.votes.in_blocks", partial(in_blocks, size=1))
+    known = [f"{pair:032x}" for pair in range(200)]
+    said = [(pair, "j", "ab", preference) for preference in (0.0, 0.25, 1.0) for pair in known]
+    frame = pl.DataFrame(said, schema=["pair_id", "judge", "order", "preference"], orient="row").lazy()
+    found = Said.of(frame, runs_of(frame), pl.Series(known))
+    assert found.cells[:, 0].tolist() == [1.0] * 200
+    assert found.made == {"j": 600}
+
+
+@pytest.mark.parametrize("piece", [1, 2, 5, 6, 100])
+def test_every_verdict_names_its_judges_whatever_the_pieces(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
+    monkeypatch.setattr("pipeline.votes.PIECE", piece)
+    half = np.full(6, 0.5)
+    made, _ = verdict_frame(votes([[1.0, 0.5, -1.0]] * 6), half, half, "p_a")
+    assert made["judges"].to_list() == [["x", "y", "z"]] * 6
 
 
 @given(st.lists(st.lists(st.sampled_from("abc"), max_size=4), max_size=5))
