@@ -181,7 +181,13 @@ def run_shard(bench: Workbench, what: Stage, shard: Shard, stamp: str) -> bool:
     started = time.monotonic()
     # From here on the shard is not done: parts and artefacts of two makings must never pass for one.
     bench.folder.part("dropped", what.name, shard.name).unlink(missing_ok=True)
-    result = what.run(shard, bench.config, bench)
+    try:
+        result = what.run(shard, bench.config, bench)
+    except pl.exceptions.ComputeError:
+        # A stage that scans its frames meets a damaged part in the midst of its work; to read them says which it is.
+        for name in what.inputs:
+            bench.folder.read(name)
+        raise
     notes = {
         "stamp": stamp if result.complete else "",
         "seconds": f"{time.monotonic() - started:.3f}",

@@ -257,6 +257,18 @@ def test_an_unreadable_input_says_what_to_do(folder: Path) -> None:
         went(folder, settings(), ("gate",))
 
 
+@pytest.mark.parametrize("frame", ["pairs", "samples", "judgments"])
+def test_a_damaged_part_is_named_by_a_stage_that_scans_it(folder: Path, frame: str) -> None:
+    went(folder, settings())
+    for part in RunFolder(folder / "run").parts(frame):
+        # after `PAR1`: the first page
+        part.write_bytes(b"PAR1" + b"\xff" * 40 + part.read_bytes()[44:])
+    with pytest.raises(
+        StorageError, match=rf"{frame}: a part cannot be read .*delete the folder and run the stage again"
+    ):
+        went(folder, settings(), ("aggregate",))
+
+
 def test_two_generators_that_write_the_same_words_make_one_sample(folder: Path) -> None:
     config = settings()
     config["generators"] = [{**config["generators"][0], "samples": 1}, {**config["generators"][0], "price": None}]
