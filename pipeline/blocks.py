@@ -51,9 +51,10 @@ def together(*tasks: Callable[[], Found]) -> list[Found]:
 
 
 def one_blas_thread() -> AbstractContextManager[object]:
-    """While it is open, products of matrices are computed by the thread that asks for them.
+    """While it is open, products of matrices in this process are computed by the thread that asks for them.
 
     OpenBLAS's own threads wait for more by spinning, for .1 s after each product, on the processors that blocks want;
-    and how many there are shows in the last digit.
+    and how many there are shows in the last digit. Libraries loaded later are not held. Two that overlap, one opened in
+    the other's time and closed after it, leave BLAS at one thread.
     """
     return THREADS.threadpool_limits(1, user_api="blas")

@@ -348,7 +348,6 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
     pairs, samples, prompts = map(bench.folder.scan, ("pairs", "samples", "prompts"))
     compared = Compared.of(bench.folder.read("verdicts"), pairs, samples, side)
     ranked = Ranked.of(compared)
-
     reason = _reasons(compared, ranked, samples, config.select, certificate["threshold"], prompts, config.seed)
     kept = pl.Series(reason == KEPT)
 

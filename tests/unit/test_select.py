@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline.config import SelectConfig
 from pipeline.errors import ConfigError, StageError
 from pipeline.runner import run_stage
-from pipeline.stages.select import decide
+from pipeline.stages.select import Compared, Ranked, decide
 from pipeline.texts import jaccard, refuses
 from tests.worlds import Frames, bench, decided, world
 
@@ -88,6 +88,31 @@ def test_best_against_worst_by_hand() -> None:
     table = decide(verdicts, made["pairs"], made["samples"], SelectConfig(), "p_a", None)
     assert texts(table, made) == [("ccc", "a"), ("ccc", "bb")]
     assert reasons(table) == ["not_selected", "not_selected"]
+
+
+@pytest.mark.parametrize("strategy", ["best_vs_worst", "best_vs_random", "best_vs_mu_minus_2sigma"])
+def test_of_many_prompts_each_keeps_one_pair_of_its_own(strategy: Any) -> None:
+    made = world({f"q{at}": ["a", "bb", "ccc"] for at in range(30)})
+    verdicts = decided(made, lambda a, b: 0.5 + 0.15 * (len(a) - len(b)))
+    table = decide(verdicts, made["pairs"], made["samples"], SelectConfig(strategy=strategy), "p_a", None)
+    kept = table.filter(pl.col("reason").is_null())
+    assert sorted(kept["prompt_id"]) == sorted(made["prompts"]["prompt_id"])
+    owner = dict(made["pairs"].select("pair_id", "prompt_id").iter_rows())
+    assert table["prompt_id"].to_list() == [owner[key] for key in table["pair_id"]]
+    if strategy == "best_vs_worst":
+        assert texts(table, made) == [("ccc", "a")] * 30
+
+
+def test_scores_are_of_the_answers_that_were_compared() -> None:
+    made = world({f"q{at}": ["a", "bb", "ccc"] for at in range(8)})
+    left = made["samples"].filter(pl.col("completion") == "bb")["sample_id"].implode()
+    pairs = made["pairs"].filter(~pl.col("sample_a").is_in(left) & ~pl.col("sample_b").is_in(left))
+    verdicts = decided({**made, "pairs": pairs}, lambda a, _b: 0.9 if a == "ccc" else 0.1)
+    compared = Compared.of(verdicts, made["pairs"], made["samples"], "p_a")
+    found = Ranked.of(compared).frame(compared).join(made["samples"], on="sample_id", how="left")
+    assert sorted(found["completion"]) == ["a"] * 8 + ["ccc"] * 8
+    assert (found["prompt_id"] == found["prompt_id_right"]).all()
+    assert ((found["score"] > 0) == (found["completion"] == "ccc")).all()
 
 
 def test_a_prompt_of_ties_keeps_nothing() -> None:
