@@ -23,7 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import scale
-from pipeline import report
+from dashboard.report import page as report
 from pipeline.runner import run_stage
 from pipeline.workbench import Workbench
 from tests.browser import CHROMIUM, JURYBOX, QUIET, served
@@ -70,7 +70,7 @@ def looked_up(folder: Path) -> dict[str, float]:
     """Seconds for one pair with everything behind it, and for a search through texts."""
     from dashboard import lookup
     from dashboard.runs import Run
-    from pipeline.explain import behind
+    from pipeline.commands.explain import behind
 
     run = Run(folder)
     ids = lookup.find(run, lookup.Filters()).ids

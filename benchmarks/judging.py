@@ -116,7 +116,7 @@ class Timed:
 
 def comparisons(count: int) -> list[Any]:
     """*count* pairs of answers of 100 words, four to a prompt."""
-    from judges.base import Comparison
+    from pipeline.comparison import Comparison
 
     def words(seed: int, many: int) -> str:
         return " ".join(f"w{(seed * 7919 + at * 104729) % 5003}" for at in range(many))
@@ -255,7 +255,7 @@ async def _bare(sent: Sequence[bytes], url: str, in_flight: int) -> None:
 
 async def _client(sent: Sequence[bytes], url: str, in_flight: int) -> None:
     """The project's own client, without ledger, limiter and judge."""
-    from pipeline.client import Client
+    from pipeline.calls.client import Client
 
     async with Client(url, "none").session(in_flight, 120) as session:
 
@@ -453,7 +453,7 @@ WAYS = {
     "sdk_aiohttp": "AsyncOpenAI on DefaultAioHttpClient",
     "sdk_aiohttp_uvloop": "the same under uvloop",
     "sdk_aiohttp_uvloop_raw": "the same with raw responses",
-    "client": "pipeline.client alone",
+    "client": "pipeline.calls.client alone",
 }
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.bradley_terry import scores
+from pipeline.aggregation.bradley_terry import scores
 from pipeline.config import PairingConfig
 from pipeline.pairing.all import AllPairing
 from pipeline.pairing.base import Pairing

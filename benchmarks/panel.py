@@ -32,14 +32,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from pipeline import adaptive
-from pipeline.aggregation import calibrated
+from pipeline.aggregation import adaptive, calibrated
 from pipeline.aggregation.base import mean_vote
 from pipeline.aggregation.consistency import prior_weights
+from pipeline.aggregation.expectation import call_model, matrix, reference
+from pipeline.aggregation.votes import Votes, votes_of
+from pipeline.arrays import Array, Integers
 from pipeline.config import AggregateConfig
-from pipeline.expectation import call_model, matrix, reference
 from pipeline.stages import gate
-from pipeline.votes import Array, Integers, Votes, votes_of
 
 TARGETS = (0.8, 0.85, 0.9)
 DELTA = 0.1

@@ -29,9 +29,9 @@ ROOT = Path(__file__).parents[1]
 # A script finds its own folder; the flat packages lie one up.
 sys.path.insert(0, str(ROOT))
 
-from judges.base import Comparison  # noqa: E402
 from judges.pairwise import PairwiseJudge  # noqa: E402
 from pipeline import ids  # noqa: E402
+from pipeline.comparison import Comparison  # noqa: E402
 from pipeline.config import Config  # noqa: E402
 from pipeline.workbench import Workbench  # noqa: E402
 

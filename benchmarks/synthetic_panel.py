@@ -25,9 +25,10 @@ import numpy as np
 import polars as pl
 
 from pipeline.aggregation.calibrated import CalibratedAggregation
+from pipeline.aggregation.votes import Votes, swap_consistency
+from pipeline.arrays import Array, Integers
 from pipeline.config import AuditUnit
 from pipeline.stages import gate
-from pipeline.votes import Array, Integers, Votes, swap_consistency
 
 PROMPTS, ANSWERS, LABELS, DELTA = 2500, 5, 3000, 0.1
 PAIRS_OF_A_PROMPT = np.array([[0, 1], [1, 2], [2, 3], [0, 4]])

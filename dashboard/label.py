@@ -19,10 +19,12 @@ import polars as pl
 import streamlit as st
 
 from dashboard import serve, text
-from pipeline import annotators, discovery, labelling, schemas
+from pipeline import discovery, schemas
 from pipeline.frames import given_by_people
-from pipeline.labelbook import AnsweredError, Label, LabelBook, Queue, Task, book_of, name_fault, plain_name
-from pipeline.labelling import Texts
+from pipeline.labels import queues as labelling
+from pipeline.labels.book import AnsweredError, Label, LabelBook, Queue, Task, book_of, name_fault, plain_name
+from pipeline.labels.queues import Texts
+from pipeline.statistics import annotators
 from pipeline.workbench import Workbench
 
 # Comments, no docstrings: Streamlit would print those of a page.

@@ -6,13 +6,13 @@ and in order, and the axis leaves it out by an expression that holds no name.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any, TypeVar, cast
 
 import altair as alt
 
 from dashboard import theme
 from pipeline import shown
+from pipeline.figures import number
 
 Row = dict[str, Any]
 Channel = TypeVar("Channel", bound=alt.X | alt.Y)
@@ -54,33 +54,6 @@ def listed(found: Mapping[str, Any], key: str, *needed: str) -> list[Row]:
     """The rows under *key* of an artefact in which all of *needed* are numbers; none when it has no such key."""
     rows = cast("Sequence[Row]", found.get(key) or [])
     return [row for row in rows if all(number(row.get(name)) is not None for name in needed)]
-
-
-def number(value: Any) -> float | None:
-    """*value* when it is a finite number."""
-    return float(value) if isinstance(value, int | float) and isfinite(value) else None
-
-
-def share(value: float | None) -> str:
-    """.668 as ``66.8%``."""
-    return "\u2013" if value is None else f"{value:.1%}"
-
-
-def plain(value: float | None) -> str:
-    """.668 as ``0.67``."""
-    return "\u2013" if value is None else f"{value:.2f}"
-
-
-def count(value: float | None) -> str:
-    """1990 as ``1,990``."""
-    return "\u2013" if value is None else f"{value:,.0f}"
-
-
-def interval(low: float | None, high: float | None, *, shares: bool = True) -> str:
-    """(.633, .7) as ``63.3% to 70.0%``."""
-    if low is None or high is None:
-        return "none"
-    return f"{share(low)} to {share(high)}" if shares else f"{plain(low)} to {plain(high)}"
 
 
 def reach(values: Iterable[float | None], *, within: tuple[float, float] | None = None) -> list[float]:

@@ -14,8 +14,8 @@ from dashboard import lookup, parts
 from dashboard.lookup import Filters
 from dashboard.runs import Run
 from dashboard.text import difference, markdown, shown
+from pipeline.commands.explain import behind, raw_call
 from pipeline.errors import InputError
-from pipeline.explain import behind, raw_call
 
 TIE = 0.5
 SHORT = 400

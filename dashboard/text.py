@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 
-from pipeline.card import escaped
+from pipeline.shown import escaped
 
 STYLE = "white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate; overflow: hidden;"
 MARK = "border: 1px solid currentColor; border-radius: 3px; padding: 0 .2em; font-size: .85em; unicode-bidi: isolate;"

@@ -4,8 +4,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline import checks, cli, schemas
-from pipeline.runner import ORDER, stage
+from jurybox import cli
+from pipeline import schemas
+from pipeline.commands import checks
+from pipeline.runner import stage
+from pipeline.schemas import ORDER
 
 DOCS = Path(__file__).parent
 

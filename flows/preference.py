@@ -20,11 +20,14 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from pipeline import hub, report, runner
+from dashboard.report import page as report
+from pipeline import runner
 from pipeline import summary as figures
-from pipeline.card import escaped
 from pipeline.errors import JuryboxError, StageError
-from pipeline.runner import Shard, StageReport
+from pipeline.exports import hub
+from pipeline.runner import StageReport
+from pipeline.shown import escaped
+from pipeline.stages.base import Shard
 from pipeline.workbench import Workbench
 
 AGREEMENT_KEY = "judge-agreement"

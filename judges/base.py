@@ -8,27 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from pipeline.comparison import Comparison, Order
 from pipeline.config import JudgeConfig
 from pipeline.engines.base import Call, Request, Toolbox
-
-Order = str
-"""``ab``: the judge saw sample a first; ``ba``: sample b first."""
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """One pair, with its text, in canonical order (``sample_a < sample_b``)."""
-
-    pair_id: str
-    prompt_id: str
-    messages: tuple[tuple[str, str], ...]
-    reference: str | None
-    sample_a: str
-    sample_b: str
-    completion_a: str
-    completion_b: str
-    orders: tuple[Order, ...] = ()
-    """The orders wanted; empty: the judge's own option decides. A judge that sees one answer at a time has none."""
 
 
 @dataclass(frozen=True, slots=True)

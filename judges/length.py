@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from judges.base import Comparison, Judgment, Labelled, Opinions, Rating
+from judges.base import Judgment, Labelled, Opinions, Rating
+from pipeline.comparison import Comparison
 from pipeline.config import JudgeConfig
 from pipeline.engines.base import Request, Toolbox
 

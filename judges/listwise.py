@@ -16,9 +16,10 @@ from pydantic import Field
 
 from judges import framing, parsing
 from judges.asking import Heard, ask, spread, words
-from judges.base import Comparison, Judgment, Labelled, Opinions, Order
+from judges.base import Judgment, Labelled, Opinions
 from judges.rendering import fill, transcript
 from judges.sealing import sealed
+from pipeline.comparison import Comparison, Order
 from pipeline.config import JudgeConfig, ModelConfig
 from pipeline.engines.base import Answer, Request, Toolbox
 from pipeline.ids import seed_from, uniform_from

@@ -14,9 +14,10 @@ from pydantic import Field, StringConstraints, model_validator
 
 from judges import framing, parsing
 from judges.asking import Heard, ask, logprobs, spread, words
-from judges.base import Comparison, Judgment, Labelled, Opinions, Rating
+from judges.base import Judgment, Labelled, Opinions, Rating
 from judges.rendering import fill, transcript
 from judges.sealing import sealed
+from pipeline.comparison import Comparison
 from pipeline.config import JudgeConfig, ModelConfig
 from pipeline.engines.base import Answer, Request, Toolbox
 from pipeline.errors import ConfigError

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from judges.base import Comparison, Judgment, Opinions
+from judges.base import Judgment, Opinions
 from judges.pairwise import PairwiseJudge
+from pipeline.comparison import Comparison
 from pipeline.engines.base import Request
 
 

@@ -17,12 +17,13 @@ from typing import Any, Literal, cast
 from pydantic import Field, model_validator
 
 from judges.asking import Heard, ask, words
-from judges.base import Comparison, Judgment, Labelled, Opinions, Rating
+from judges.base import Judgment, Labelled, Opinions, Rating
 from pipeline import control_tokens, ids
+from pipeline.comparison import Comparison
 from pipeline.config import Frozen, JudgeConfig, ModelConfig, ModelName
 from pipeline.engines.base import Call, Request, Toolbox
 from pipeline.errors import ConfigError, StageError
-from pipeline.runner import digest
+from pipeline.ids import digest
 from pipeline.store import storage
 
 BATCH_TOKENS = 16_384

@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
-from judges.base import Comparison, Judgment, Labelled, Opinions, Rating
+from judges.base import Judgment, Labelled, Opinions, Rating
 from pipeline import discovery
+from pipeline.comparison import Comparison
 from pipeline.config import JudgeConfig
 from pipeline.engines.base import Request, Toolbox
 

@@ -1,6 +1,6 @@
 """``python -m jurybox``: the command line."""
 
-from pipeline.cli import main
+from jurybox.cli import main
 
 if __name__ == "__main__":
     main()

@@ -5,6 +5,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.runner import StageReport, run_stage, stages_of
+from pipeline.workbench import Workbench
+
 if TYPE_CHECKING:
     import polars as pl
 
@@ -17,8 +20,6 @@ def run(config: str | Path, run_dir: str | Path | None = None) -> dict[str, Any]
         JobError: a stage failed; what was done before is kept.
     """
     from pipeline import summary
-    from pipeline.runner import run_pipeline
-    from pipeline.workbench import Workbench
 
     with Workbench.open(Path(config), None if run_dir is None else Path(run_dir)) as bench:
         run_pipeline(bench)
@@ -48,9 +49,7 @@ def judge(
 
     import polars as pl
 
-    from pipeline import imports
-    from pipeline.runner import run_stage
-    from pipeline.workbench import Workbench
+    from pipeline.commands import imports
 
     rows = dataset.to_dicts() if isinstance(dataset, pl.DataFrame) else [dict(row) for row in dataset]
     with tempfile.TemporaryDirectory() as scratch:
@@ -70,3 +69,24 @@ def judge(
         "margin",
         "agreement",
     ).sort("pair_id")
+
+
+def run_pipeline(
+    bench: Workbench, first: str | None = None, last: str | None = None, *, force: bool = False
+) -> list[StageReport]:
+    """Run the stages from *first* to *last*, then write the summary and the report, even of a run that failed.
+
+    Raises:
+        JuryboxError: a stage failed or its input is wrong; what was done before stays.
+    """
+    from dashboard.report import page as report
+
+    bench.folder.write_text("config.yaml", bench.source)
+    done: list[StageReport] = []
+    try:
+        for name in stages_of(bench.config, first, last):
+            done.append(run_stage(bench, name, force=force))  # noqa: PERF401  what is done counts if one fails
+    finally:
+        if done:
+            report.write(bench)
+    return done

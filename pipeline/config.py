@@ -355,7 +355,7 @@ nearest to two standard deviations below the mean; or every pair."""
     drop_flagged: bool = False
     """Whether pairs are dropped of which an answer looks written for the judge (frame `flags`)."""
     refusals: Literal["keep", "drop_chosen", "drop_any"] = "keep"
-    """What becomes of pairs whose chosen answer, or either, opens like a refusal (`pipeline/refusals.txt`)."""
+    """What becomes of pairs whose chosen answer, or either, opens like a refusal (`pipeline/filters/refusals.txt`)."""
     languages: Literal["prompt"] | tuple[Annotated[str, Field(pattern=r"^[a-z]{2,3}$")], ...] | None = None
     """Languages both answers must be in: `prompt` for the prompt's own, or a list of ISO 639-1 codes; needs the \
 extra `language`."""

@@ -1,12 +1,13 @@
-"""Finds plug-ins by module name: a new kind is one new file. Touches only the import system.
+"""Finds plug-ins by what a module defines: a new kind is one new file. Touches only the import system.
 
-A built-in kind ``x`` of package ``p`` is the module ``p.x``; a user's own is ``./file.py:Name``, the path
-taken from the config's folder.
+A built-in kind ``x`` of package ``p`` is a module ``p.x`` that defines what :data:`KINDS` says (for judges, a class
+``XJudge``); other modules of the package are no kinds. A user's own is ``./file.py:Name``, the path taken from the
+config's folder.
 """
 
 import importlib
 import importlib.util
-import pkgutil
+import re
 import sys
 from functools import cache
 from pathlib import Path
@@ -15,16 +16,33 @@ from typing import Any
 
 from pipeline.errors import ConfigError
 
-NOT_KINDS = frozenset(
-    {"asking", "base", "controls", "framing", "panel", "parsing", "recording", "rendering", "sealing", "suspicion"}
-)
+KINDS = {
+    "judges": "{Kind}Judge",
+    "pipeline.aggregation": "{Kind}Aggregation",
+    "pipeline.engines": "{Kind}Engine",
+    "pipeline.exports": "export",
+    "pipeline.importers": "(?:read|write)_[a-z_]+",
+    "pipeline.pairing": "{Kind}Pairing",
+    "training.methods": "{Kind}Method",
+}
+"""Package -> the class or function (a pattern) that makes one of its modules a kind; ``{Kind}`` is CamelCase."""
 
 
+@cache
 def kinds(package: str) -> list[str]:
-    """Names of the built-in kinds of *package* (e.g. ``judges``, ``pipeline.exports``), sorted."""
+    """Names of the built-in kinds of *package* (e.g. ``judges``, ``pipeline.exports``), sorted; none is imported."""
     root = importlib.import_module(package)
-    names = [module.name for module in pkgutil.iter_modules(root.__path__) if not module.ispkg]
-    return sorted(name for name in names if name not in NOT_KINDS)
+    files = sorted(file for place in root.__path__ for file in Path(place).glob("*.py"))
+    return [file.stem for file in files if _defines(file, KINDS[package])]
+
+
+def _defines(file: Path, attribute: str) -> bool:
+    pattern = rf"^(?:class|def) {_named(attribute, file.stem)}\b"
+    return re.search(pattern, file.read_text(encoding="utf-8"), re.MULTILINE) is not None
+
+
+def _named(attribute: str, kind: str) -> str:
+    return attribute.replace("{Kind}", "".join(part.title() for part in kind.split("_")))
 
 
 def check(package: str, kind: str, base: Path | None = None) -> None:
@@ -56,7 +74,7 @@ def find(package: str, kind: str, attribute: str, base: Path | None = None) -> A
     if ":" in kind:
         return _from_file(kind, base or Path())
     module = importlib.import_module(f"{package}.{kind}")
-    return getattr(module, attribute.replace("{Kind}", "".join(part.title() for part in kind.split("_"))))
+    return getattr(module, _named(attribute, kind))
 
 
 def _from_file(kind: str, base: Path) -> Any:

@@ -5,6 +5,7 @@ tuples of fields can never spell the same input. Adding a row changes no other r
 """
 
 import hashlib
+import json
 from collections.abc import Sequence
 
 Field = str | int | float | None
@@ -45,3 +46,8 @@ def seed_from(run_seed: int, *fields: Field) -> int:
 def uniform_from(run_seed: int, *fields: Field) -> float:
     """A number in [0, 1) for one content-addressed event of a run: the coin behind every split and draw."""
     return int(content_hash("uniform", run_seed, *fields)[:13], 16) / 16**13
+
+
+def digest(value: object) -> str:
+    """SHA-256 of a JSON-able value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

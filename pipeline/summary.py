@@ -8,14 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
-from judges.controls import rates
-from pipeline.agreement import ANY, LONGER, PEOPLE
-from pipeline.calibration import errors
-from pipeline.margins import histogram
-from pipeline.runner import ORDER
-from pipeline.spending import by_caller
+from pipeline.schemas import ANY, LONGER, ORDER, PEOPLE
+from pipeline.statistics.calibration import errors
+from pipeline.statistics.controls import rates
 from pipeline.store import RunFolder
 from pipeline.workbench import Workbench
 
@@ -183,3 +181,50 @@ def write(bench: Workbench) -> dict[str, Any]:
     made = summary(bench)
     bench.folder.write_json("summary.json", made)
     return made
+
+
+def by_caller(calls: pl.LazyFrame) -> dict[str, dict[str, Any]]:
+    """Judge (or ``generate:<model>``, ``evaluate:<side>``) -> what its calls were.
+
+    Args:
+        calls: the frame ``calls``.
+
+    Returns:
+        ``calls``, ``unanswered``, ``cost_usd``, ``prompt_tokens``, ``cached_tokens``, ``completion_tokens`` (0 where
+        nothing was counted) and ``latency_s``, the median over answered calls (None where it was not taken); the
+        dearest first, then those with most calls.
+    """
+    tokens = ("prompt_tokens", "cached_tokens", "completion_tokens")
+    found = (
+        calls.group_by("judge")
+        .agg(
+            pl.len().alias("calls"),
+            (pl.col("status").cast(pl.String) == "unanswered").sum().alias("unanswered"),
+            pl.col("cost_usd").sum(),
+            *(pl.col(name).sum() for name in tokens),
+            pl.col("latency_s").median(),
+        )
+        .sort("cost_usd", "calls", "judge", descending=[True, True, False])
+        .collect(engine="streaming")
+    )
+    return {row.pop("judge"): row for row in found.iter_rows(named=True)}
+
+
+BINS = 20
+
+
+def histogram(verdicts: pl.LazyFrame, kept: pl.LazyFrame) -> dict[str, Any]:
+    """``edges`` (21, from 0 to 1) and how many pairs lie between them: ``kept`` and ``dropped`` (20 each).
+
+    A margin on an edge counts above it, and 1 in the last bin.
+
+    Args:
+        verdicts: the frame ``verdicts``.
+        kept: the frame ``kept``, whose pairs are among them.
+    """
+    edges = np.arange(BINS + 1) / BINS
+    every, chosen = (
+        np.histogram(rows.select("margin").collect(engine="streaming")["margin"].to_numpy(), bins=edges)[0]
+        for rows in (verdicts, kept)
+    )
+    return {"edges": edges.tolist(), "kept": chosen.tolist(), "dropped": (every - chosen).tolist()}

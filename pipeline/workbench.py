@@ -15,11 +15,11 @@ import polars as pl
 import yaml
 
 from pipeline import discovery, schemas
+from pipeline.calls.ledger import Ledger
+from pipeline.calls.limiter import Clock, Limiter
 from pipeline.config import Config, EndpointConfig, ModelConfig, load
 from pipeline.engines.base import Engine
 from pipeline.errors import ConfigError
-from pipeline.ledger import Ledger
-from pipeline.limiter import Clock, Limiter
 from pipeline.progress import Progress, Recorded, Silent
 from pipeline.store import RunFolder
 

@@ -9,12 +9,13 @@ import os
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
+import pipeline.report
+
 # What a judging process imports, beside the command line.
 import judges.pairwise  # noqa: F401
 import pipeline.engines.endpoint
-import pipeline.report
 import pipeline.stages.judge  # noqa: F401
-from pipeline.cli import main
+from jurybox.cli import main
 
 
 def start(arguments: list[str], cwd: Path, said: Path) -> ForkServerProcess:

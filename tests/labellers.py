@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from pipeline import ids
-from pipeline.labelbook import LABELS, AnsweredError, LabelBook, Queue
+from pipeline.labels.book import LABELS, AnsweredError, LabelBook, Queue
 
 SEED = 5
 

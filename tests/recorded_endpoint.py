@@ -148,7 +148,7 @@ def scripted(body: Body) -> Reply:
 
 
 PRELUDE = "import resource, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); {first}"
-MAIN = "; from pipeline.cli import main; main(sys.argv[1:])"
+MAIN = "; from jurybox.cli import main; main(sys.argv[1:])"
 
 
 def command(*arguments: str | Path, first: str = "pass") -> list[str]:
@@ -174,7 +174,7 @@ def jurybox(
 
 def jurybox_here(*arguments: str | Path, cwd: Path) -> "subprocess.CompletedProcess[str]":
     """The same in this process: without the seconds that a fresh one needs to import everything."""
-    from pipeline.cli import main
+    from jurybox.cli import main
 
     out, err, code = io.StringIO(), io.StringIO(), 0
     with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from pipeline import ids, report
-from pipeline.ledger import Ledger
+from dashboard.report import page as report
+from pipeline import ids
+from pipeline.calls.ledger import Ledger
 from pipeline.runner import run_stage
 from pipeline.workbench import Workbench
 from tests.hostile import structural

@@ -11,12 +11,11 @@ from typing import Any
 
 import polars as pl
 
-from judges.base import Comparison
 from pipeline import ids, schemas
+from pipeline.comparison import Comparison, comparisons
 from pipeline.config import Config, EndpointConfig, ModelConfig, PairingConfig
 from pipeline.engines.base import Advance, Answer, Call, Engine, Request
 from pipeline.pairing.all import AllPairing
-from pipeline.stages.judge import comparisons
 from pipeline.stages.pair import pairs as pair_up
 from pipeline.workbench import Workbench
 

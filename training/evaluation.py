@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from judges.base import Comparison
 from pipeline import ids
-from pipeline.stages.labels import People
+from pipeline.comparison import Comparison, People
 
 Z = 1.959963984540054
 """97.5 % quantile of the normal distribution: intervals are 95 %."""

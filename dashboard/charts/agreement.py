@@ -25,7 +25,8 @@ from dashboard.charts.measured import (
     tips,
 )
 from dashboard.marks import JUDGE, PANEL, Kind, Row
-from pipeline.agreement import ANY
+from pipeline import figures
+from pipeline.schemas import ANY
 
 PALE = "#eef3f7"
 """A cell that says nothing either way."""
@@ -69,7 +70,7 @@ def _lines(rows: Iterable[Row]) -> list[Row]:
         {
             "at": row["value"],
             "line": BESIDE[key],
-            "told": f"{marks.share(row['value'])}, {marks.interval(row['low'], row['high'])}, n = {row['n']:,}",
+            "told": f"{figures.share(row['value'])}, {figures.interval(row['low'], row['high'])}, n = {row['n']:,}",
         }
         for row in rows
         if (key := beside(row)) in BESIDE
@@ -136,9 +137,9 @@ def _cell(row: Row, one: tuple[int, str], other: tuple[int, str], measure: str, 
         "text": _hundredths(value) if columns > WIDE else f"{value:.2f}".replace("-", "\u2212"),
         "fill": fill,
         "ink": theme.ink(fill),
-        "figure": marks.share(value) if shares else marks.plain(value),
-        "interval": marks.interval(row["low"], row["high"], shares=shares),
-        "n": marks.count(row["n"]),
+        "figure": figures.share(value) if shares else figures.plain(value),
+        "interval": figures.interval(row["low"], row["high"], shares=shares),
+        "n": figures.count(row["n"]),
     }
 
 
@@ -205,7 +206,7 @@ def drift(trend: pl.DataFrame, measure: str) -> Chart:
         at = judges.index(row["judge"])
         one = estimate({**row, "name": row["judge"]}, at, JUDGE.name, row["judge"], shares=shares)
         when = row["measured_at"]
-        moved = marks.interval(row["difference_low"], row["difference_high"], shares=shares)
+        moved = figures.interval(row["difference_low"], row["difference_high"], shares=shares)
         change = "none before" if row["difference"] is None else f"{row['difference']:+.3f} ({moved})"
         rows.append(
             {
@@ -233,7 +234,7 @@ def drift(trend: pl.DataFrame, measure: str) -> Chart:
     value = alt.YOffset("value:Q", scale=scale)
     line = base.mark_line(color=theme.BLUE, strokeWidth=1.25, aria=False).encode(yOffset=value, detail="row:N")
     points = base.mark_point(filled=True, size=40, opacity=1, color=theme.BLUE, aria=False).encode(yOffset=value)
-    told = marks.share if shares else marks.plain
+    told = figures.share if shares else figures.plain
     title = f"{what}; every row spans {told(low)} to {told(high)}"
     said = f"{what[0].upper()}{what[1:]}, {len(times)} snapshots of {len(judges)} judges: "
     said += f"{span(found, 'figure', shares=shares)}. Every row spans {told(low)} to {told(high)}."
@@ -278,13 +279,13 @@ def reliability(calibration: pl.DataFrame) -> Chart:
         {
             "confidence": row["confidence"],
             "value": row["people"],
-            "low": marks.number(row["low"]),
-            "high": marks.number(row["high"]),
+            "low": figures.number(row["low"]),
+            "high": figures.number(row["high"]),
             "n": row["n"],
-            "said": marks.share(row["confidence"]),
-            "figure": marks.share(row["people"]),
-            "interval": marks.interval(marks.number(row["low"]), marks.number(row["high"])),
-            "pairs": marks.count(row["n"]),
+            "said": figures.share(row["confidence"]),
+            "figure": figures.share(row["people"]),
+            "interval": figures.interval(figures.number(row["low"]), figures.number(row["high"])),
+            "pairs": figures.count(row["n"]),
         }
         for row in found
     ]
@@ -314,7 +315,7 @@ def reliability(calibration: pl.DataFrame) -> Chart:
     said = (
         f"How often people agree with the panel at each level of its probability, {total:,} pairs. Most of its error: "
     )
-    said += f"where it says {marks.share(gap['confidence'])}, people agree on {marks.share(gap['people'])}."
+    said += f"where it says {figures.share(gap['confidence'])}, people agree on {figures.share(gap['people'])}."
     return marks.finished(marks.layered(diagonal, whiskers, points), said, 280)
 
 

@@ -8,6 +8,7 @@ import polars as pl
 from dashboard import marks, theme
 from dashboard.charts.measured import COIN, MEASURES, PEOPLE_BESIDE, RATES, SHARES, Chart, ends_of, estimate, span
 from dashboard.marks import JUDGE, Kind, Row
+from pipeline import figures
 
 
 def biases(bias: pl.DataFrame, measure: str, *, subset: str = "all") -> Chart:
@@ -26,7 +27,7 @@ def biases(bias: pl.DataFrame, measure: str, *, subset: str = "all") -> Chart:
     rows: list[Row] = []
     for at, row in enumerate(found):
         reference = _reference(row, measure)
-        told = marks.share(reference) if shares else marks.plain(reference)
+        told = figures.share(reference) if shares else figures.plain(reference)
         one = {**estimate(row, at, JUDGE.name, row["judge"], shares=shares), "reference": told}
         rows.append(one)
         if reference is not None:
@@ -46,12 +47,12 @@ def biases(bias: pl.DataFrame, measure: str, *, subset: str = "all") -> Chart:
 
 def _reference(row: Row, measure: str) -> float | None:
     """What no bias or what people show; a coin that is thrown for each order says the same half the time."""
-    return marks.number(row["reference"]) if measure != "swap_consistency" else 0.5
+    return figures.number(row["reference"]) if measure != "swap_consistency" else 0.5
 
 
 def controls(controls: Mapping[str, Mapping[str, Any]]) -> Chart:
     """What constant answers won from each judge; ``controls`` of summary.json."""
-    found = {name: won for name, won in controls.items() if marks.number(won.get("win_rate")) is not None}
+    found = {name: won for name, won in controls.items() if figures.number(won.get("win_rate")) is not None}
     if not found:
         return marks.nothing("What constant answers won")
     whole, single = Kind("all constant answers", theme.BLUE), Kind("one of them", theme.GREY, "triangle")

@@ -8,6 +8,7 @@ import altair as alt
 from dashboard import marks, theme
 from dashboard.charts.measured import Chart
 from dashboard.marks import Kind, Row
+from pipeline import figures
 
 TARGET, CHOSEN, WANTED = "target", "chosen threshold", "the config's target"
 RULES = (TARGET, CHOSEN, WANTED)
@@ -23,21 +24,21 @@ def gate(certificate: Mapping[str, Any]) -> Chart:
     seen, bound = Kind("agreement seen", theme.BLUE), Kind("its lower bound", theme.VERMILION, "triangle")
     rows: list[Row] = []
     for step in curve:
-        figures = {
+        shown = {
             "coverage": step["coverage"],
-            "kept": marks.share(step["coverage"]),
+            "kept": figures.share(step["coverage"]),
             "threshold": f"{step['threshold']:.3f}",
-            "seen": marks.share(step["agreement"]),
-            "bound": marks.share(step["lower_bound"]),
-            "units": marks.count(step["n_units"]),
+            "seen": figures.share(step["agreement"]),
+            "bound": figures.share(step["lower_bound"]),
+            "units": figures.count(step["n_units"]),
             "tested": "yes" if step.get("tested") else "no",
         }
-        rows.append({**figures, "kind": seen.name, "value": step["agreement"]})
-        rows.append({**figures, "kind": bound.name, "value": step["lower_bound"]})
-    target = marks.number(certificate.get("target_agreement"))
-    chosen = marks.number(certificate.get("coverage"))
-    level = [{"at": target, "line": TARGET, "told": marks.share(target)}] if target is not None else []
-    upright = [{"at": chosen, "line": CHOSEN, "told": marks.share(chosen)}] if chosen is not None else []
+        rows.append({**shown, "kind": seen.name, "value": step["agreement"]})
+        rows.append({**shown, "kind": bound.name, "value": step["lower_bound"]})
+    target = figures.number(certificate.get("target_agreement"))
+    chosen = figures.number(certificate.get("coverage"))
+    level = [{"at": target, "line": TARGET, "told": figures.share(target)}] if target is not None else []
+    upright = [{"at": chosen, "line": CHOSEN, "told": figures.share(chosen)}] if chosen is not None else []
     kinds = (seen, bound)
     domain = marks.reach([*(row["value"] for row in rows), target], within=(0, 1.02))
     tip = marks.tips(
@@ -54,10 +55,14 @@ def gate(certificate: Mapping[str, Any]) -> Chart:
     rules = [*marks.lines(level, y, RULES), *marks.lines(upright, x, RULES)]
     layered = marks.layered(*rules, marks.layered(curves, points))
     last = curve[-1]
-    said = f"Agreement with people where the {marks.share(curve[0]['coverage'])} of the pairs with the largest margins "
-    said += f"are kept: {marks.share(curve[0]['agreement'])}, where {marks.share(last['coverage'])} are: "
-    said += f"{marks.share(last['agreement'])}, at least {marks.share(last['lower_bound'])}. The target is "
-    said += f"{marks.share(target)}; " + (f"{marks.share(chosen)} are kept." if chosen is not None else "none passes.")
+    said = (
+        f"Agreement with people where the {figures.share(curve[0]['coverage'])} of the pairs with the largest margins "
+    )
+    said += f"are kept: {figures.share(curve[0]['agreement'])}, where {figures.share(last['coverage'])} are: "
+    said += f"{figures.share(last['agreement'])}, at least {figures.share(last['lower_bound'])}. The target is "
+    said += f"{figures.share(target)}; " + (
+        f"{figures.share(chosen)} are kept." if chosen is not None else "none passes."
+    )
     return marks.finished(marks.with_own_dashes(layered), said, 280)
 
 
@@ -69,19 +74,19 @@ def targets(certificate: Mapping[str, Any], chosen: float | None = None) -> Char
     rows: list[Row] = [
         {
             "target": one["target"],
-            "coverage": (marks.number(one.get("coverage")) or 0.0) if one.get("certified") else 0.0,
+            "coverage": (figures.number(one.get("coverage")) or 0.0) if one.get("certified") else 0.0,
             "kind": PASSED.name if one.get("certified") else FAILED.name,
-            "wanted": marks.share(one["target"]),
-            "kept": marks.share(marks.number(one.get("coverage"))) if one.get("certified") else "nothing",
+            "wanted": figures.share(one["target"]),
+            "kept": figures.share(figures.number(one.get("coverage"))) if one.get("certified") else "nothing",
             "threshold": "\u2013" if one.get("threshold") is None else f"{one['threshold']:.3f}",
-            "seen": marks.share(marks.number(one.get("agreement"))),
-            "bound": marks.share(marks.number(one.get("lower_bound"))),
-            "needed": marks.count(marks.number(one.get("labels_needed"))),
+            "seen": figures.share(figures.number(one.get("agreement"))),
+            "bound": figures.share(figures.number(one.get("lower_bound"))),
+            "needed": figures.count(figures.number(one.get("labels_needed"))),
         }
         for one in found
     ]
-    wanted = {WANTED: marks.number(certificate.get("target_agreement")), CHOSEN_TARGET: chosen}
-    upright = [{"at": at, "line": line, "told": marks.share(at)} for line, at in wanted.items() if at is not None]
+    wanted = {WANTED: figures.number(certificate.get("target_agreement")), CHOSEN_TARGET: chosen}
+    upright = [{"at": at, "line": line, "told": figures.share(at)} for line, at in wanted.items() if at is not None]
     tip = marks.tips(
         wanted="target",
         kept="kept",
@@ -96,7 +101,7 @@ def targets(certificate: Mapping[str, Any], chosen: float | None = None) -> Char
     layered = marks.layered(*rules, _coverage(rows, x, tip, "step-before"))
     good = [row["target"] for row in rows if row["kind"] == PASSED.name]
     said = f"Share of the pairs that stays certified at targets from {rows[0]['wanted']} to {rows[-1]['wanted']}: "
-    said += f"something up to {marks.share(max(good))}." if good else "nothing at any of them."
+    said += f"something up to {figures.share(max(good))}." if good else "nothing at any of them."
     return marks.finished(layered, said, 240)
 
 
@@ -121,10 +126,10 @@ def more_labels(certificate: Mapping[str, Any]) -> Chart:
     rows: list[Row] = [
         {
             "labels": one["labels"],
-            "coverage": marks.number(one.get("coverage")) or 0.0,
+            "coverage": figures.number(one.get("coverage")) or 0.0,
             "kind": FAILED.name if one.get("coverage") is None else PASSED.name,
-            "more": marks.count(one["labels"]),
-            "kept": "nothing" if one.get("coverage") is None else marks.share(one["coverage"]),
+            "more": figures.count(one["labels"]),
+            "kept": "nothing" if one.get("coverage") is None else figures.share(one["coverage"]),
             "threshold": "\u2013" if one.get("threshold") is None else f"{one['threshold']:.3f}",
         }
         for one in found

@@ -8,7 +8,8 @@ import polars as pl
 
 from dashboard import marks
 from dashboard.marks import JUDGE, PANEL, Row
-from pipeline.agreement import ANY, LONGER, PEOPLE
+from pipeline import figures
+from pipeline.schemas import ANY, LONGER, PEOPLE
 
 Chart = alt.Chart | alt.LayerChart | alt.FacetChart | alt.HConcatChart | alt.VConcatChart
 CEILING, FLOOR, COIN = "ceiling: one person, another", "floor: the longer answer", "a coin"
@@ -75,7 +76,7 @@ def kind_of(row: Row) -> str:
 
 def estimate(row: Row, place: int, kind: str, name: str, *, shares: bool = True) -> Row:
     """A row of ``marks.estimates`` with what its tooltip says."""
-    low, high = marks.number(row["low"]), marks.number(row["high"])
+    low, high = figures.number(row["low"]), figures.number(row["high"])
     return {
         "row": marks.placed(place, name),
         "kind": kind,
@@ -83,9 +84,9 @@ def estimate(row: Row, place: int, kind: str, name: str, *, shares: bool = True)
         "low": low,
         "high": high,
         "name": marks.told(name),
-        "figure": marks.share(row["value"]) if shares else marks.plain(row["value"]),
-        "interval": marks.interval(low, high, shares=shares),
-        "n": marks.count(row.get("n")),
+        "figure": figures.share(row["value"]) if shares else figures.plain(row["value"]),
+        "interval": figures.interval(low, high, shares=shares),
+        "n": figures.count(row.get("n")),
     }
 
 
@@ -98,17 +99,17 @@ def raters(rows: Sequence[Row]) -> str:
     """The judges' range and the panel's figure, from rows of ``agreement``."""
     judges, panel = ([row for row in rows if kind_of(row) == kind.name] for kind in (JUDGE, PANEL))
     told = [span(judges, "judge")] if judges else []
-    return "; ".join([*told, *(f"the panel {marks.share(row['value'])}" for row in panel)])
+    return "; ".join([*told, *(f"the panel {figures.share(row['value'])}" for row in panel)])
 
 
 def ends_of(rows: Iterable[Mapping[str, Any]]) -> list[float | None]:
     """Values and ends of intervals, for a scale that holds them all."""
-    return [marks.number(row.get(key)) for row in rows for key in ("value", "low", "high")]
+    return [figures.number(row.get(key)) for row in rows for key in ("value", "low", "high")]
 
 
 def span(rows: Sequence[Mapping[str, Any]], what: str, *, shares: bool = True) -> str:
     """How many there are, from the lowest to the highest value."""
-    told = marks.share if shares else marks.plain
+    told = figures.share if shares else figures.plain
     values = [row["value"] for row in rows]
     if len(rows) == 1:
         return f"one {what}, {told(values[0])}"

@@ -10,6 +10,7 @@ from dashboard.charts.measured import (
     Chart,
 )
 from dashboard.marks import Kind, Row
+from pipeline import figures
 
 MOST_REASONS = 24
 """Reasons that the chart of drops names; the others are one row."""
@@ -103,7 +104,7 @@ def drops(summary: Mapping[str, Any]) -> Chart:
 def spent(summary: Mapping[str, Any]) -> Chart:
     """Calls and US$ by judge and generator; ``spent`` of summary.json."""
     found: Mapping[str, Mapping[str, Any]] = summary.get("spent") or {}
-    calls, cost = (sum(marks.number(row.get(key)) or 0 for row in found.values()) for key in ("calls", "cost_usd"))
+    calls, cost = (sum(figures.number(row.get(key)) or 0 for row in found.values()) for key in ("calls", "cost_usd"))
     if not calls:
         return marks.nothing("Calls and US$")
     kinds = [Kind("calls", theme.BLUE), *([Kind("US$", theme.VERMILION)] if cost else [])]
@@ -116,18 +117,17 @@ def spent(summary: Mapping[str, Any]) -> Chart:
         spent_here = {"calls": (one.get("calls") or 0) / calls}
         if cost:
             spent_here["US$"] = (one.get("cost_usd") or 0) / cost
-        figures = {
+        shown = {
             "name": marks.told(name),
-            "calls": marks.count(one.get("calls")),
+            "calls": figures.count(one.get("calls")),
             "cost": f"{one.get('cost_usd') or 0:.4f}",
-            "read": marks.count(one.get("prompt_tokens")),
-            "cached": marks.count(one.get("cached_tokens")),
-            "written": marks.count(one.get("completion_tokens")),
-            "seconds": marks.plain(marks.number(one.get("latency_s"))),
+            "read": figures.count(one.get("prompt_tokens")),
+            "cached": figures.count(one.get("cached_tokens")),
+            "written": figures.count(one.get("completion_tokens")),
+            "seconds": figures.plain(figures.number(one.get("latency_s"))),
         }
         rows += [
-            {"row": marks.placed(at, name), "kind": kind, "share": value, **figures}
-            for kind, value in spent_here.items()
+            {"row": marks.placed(at, name), "kind": kind, "share": value, **shown} for kind, value in spent_here.items()
         ]
     bars = (
         alt.Chart(marks.values(rows))

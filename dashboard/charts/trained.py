@@ -10,6 +10,7 @@ import polars as pl
 from dashboard import marks, theme
 from dashboard.charts.measured import MEASURES, SHARES, Chart, ends_of, estimate, span
 from dashboard.marks import Kind, Row
+from pipeline import figures
 
 MOST_STEPS = 600
 """Steps of a training history that are drawn."""
@@ -23,7 +24,7 @@ MODEL, HALF = Kind("model", theme.BLUE), "as often as not"
 def training(history: Sequence[Mapping[str, Any]], measure: str) -> Chart:
     """*measure* (``loss``, ``reward_accuracy``, ``reward_margin``) by optimiser step; ``loss`` of training.json."""
     what = MEASURES.get(measure, "measure")
-    found = [row for row in history if marks.number(row.get(measure)) is not None and row.get("step") is not None]
+    found = [row for row in history if figures.number(row.get(measure)) is not None and row.get("step") is not None]
     if not found:
         return marks.nothing(f"{what[0].upper()}{what[1:]} by step")
     every = -(-len(found) // MOST_STEPS)
@@ -33,7 +34,7 @@ def training(history: Sequence[Mapping[str, Any]], measure: str) -> Chart:
             "step": row["step"],
             "value": row[measure],
             "at": f"{row['step']:,}",
-            "figure": marks.share(row[measure]) if shares else f"{row[measure]:.4f}",
+            "figure": figures.share(row[measure]) if shares else f"{row[measure]:.4f}",
         }
         for row in found[::every]
     ]
@@ -51,13 +52,13 @@ def training(history: Sequence[Mapping[str, Any]], measure: str) -> Chart:
 
 def frontier(points: Sequence[Mapping[str, Any]]) -> Chart:
     """Win rate against KL from the untrained model: ``name``, ``kl``, ``win_rate``, ``low``, ``high`` of each run."""
-    found = [row for row in points if None not in (marks.number(row.get("kl")), marks.number(row.get("win_rate")))]
+    found = [row for row in points if None not in (figures.number(row.get("kl")), figures.number(row.get("win_rate")))]
     if not found:
         return marks.nothing("Win rate against KL")
     found.sort(key=lambda row: (row["kl"], str(row["name"])))
     rows: list[Row] = []
     for at, row in enumerate(found):
-        low, high = marks.number(row.get("low")), marks.number(row.get("high"))
+        low, high = figures.number(row.get("low")), figures.number(row.get("high"))
         rows.append(
             {
                 "run": marks.placed(at, str(row["name"])),
@@ -67,8 +68,8 @@ def frontier(points: Sequence[Mapping[str, Any]]) -> Chart:
                 "high": high,
                 "name": marks.told(str(row["name"])),
                 "distance": f"{row['kl']:.3f}",
-                "figure": marks.share(row["win_rate"]),
-                "interval": marks.interval(low, high),
+                "figure": figures.share(row["win_rate"]),
+                "interval": figures.interval(low, high),
             }
         )
     # Colour and shape together keep five times as many runs apart as colours alone; entries are in the order of KL.
@@ -122,7 +123,7 @@ def win_rates(found: pl.DataFrame) -> Chart:
         heat = "temperature unknown" if row["temperature"] is None else f"temperature {row['temperature']:g}"
         one = estimate({**row, "value": row["win_rate"]}, at, MODEL.name, row["model"])
         label = f"{one['row'][5:]}, {heat.removeprefix('temperature ')}" if several else heat
-        rows.append({**one, "row": f"{at:04d} {label}", "heat": heat, "prompts": marks.count(row["prompts"])})
+        rows.append({**one, "row": f"{at:04d} {label}", "heat": heat, "prompts": figures.count(row["prompts"])})
     domain = marks.reach([*ends_of([{**row, "value": row["win_rate"]} for row in known]), 0.5], within=(0, 1))
     tip = marks.tips(
         name="model", heat="sampled at", figure="wins", interval="95% interval", n="comparisons", prompts="prompts"

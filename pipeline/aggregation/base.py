@@ -6,9 +6,9 @@ from typing import Protocol
 
 import numpy as np
 
-from pipeline.blocks import in_blocks
+from pipeline.aggregation.votes import Votes
+from pipeline.arrays import Array, in_blocks
 from pipeline.config import AggregateConfig
-from pipeline.votes import Array, Votes
 
 
 @dataclass(frozen=True)

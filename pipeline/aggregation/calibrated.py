@@ -25,12 +25,11 @@ import scipy.special
 
 from pipeline.aggregation.base import Fitted, mean_vote
 from pipeline.aggregation.consistency import prior_weights
-from pipeline.blocks import in_blocks
+from pipeline.aggregation.expectation import call_model, reference
+from pipeline.aggregation.transitivity import smoothed
+from pipeline.aggregation.votes import Votes
+from pipeline.arrays import Array, Integers, in_blocks, numbered
 from pipeline.config import AggregateConfig
-from pipeline.expectation import call_model, reference
-from pipeline.frames import numbered
-from pipeline.transitivity import smoothed
-from pipeline.votes import Array, Integers, Votes
 
 COMMON_SCALE = 3.0
 RIDGE_COMMON, RIDGE_TRANSITIVE, RIDGE_LENGTH = 0.05, 0.3, 0.1

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from pipeline.aggregation.base import Fitted, mean_vote
+from pipeline.aggregation.votes import Votes
+from pipeline.arrays import Array
 from pipeline.config import AggregateConfig
-from pipeline.votes import Array, Votes
 
 POWER = 3
 LEAST = 0.05

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from pipeline.aggregation.base import Fitted, mean_vote
+from pipeline.aggregation.votes import Votes
 from pipeline.config import AggregateConfig
-from pipeline.votes import Votes
 
 
 class MajorityAggregation:

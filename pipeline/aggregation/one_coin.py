@@ -7,9 +7,9 @@ is for comparison: the result is not validated against people.
 from collections.abc import Mapping
 
 from pipeline.aggregation.base import Fitted
+from pipeline.aggregation.crowd import crowd_kit, fitted
+from pipeline.aggregation.votes import Votes
 from pipeline.config import AggregateConfig
-from pipeline.crowd import crowd_kit, fitted
-from pipeline.votes import Votes
 
 
 class OneCoinAggregation:

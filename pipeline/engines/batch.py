@@ -2,7 +2,7 @@
 
 Chosen by ``batch`` on a model with an ``endpoint``. A call has the same key as at the endpoint itself, so what one has
 answered the other never pays for. What happens to a batch, and what a process that was killed leaves behind, is
-written down in ``pipeline.batches``; here a batch is moved from one state to the next and its answers are read.
+written down in ``pipeline.calls.batches``; here a batch is moved from one state to the next and its answers are read.
 
 Source: https://developers.openai.com/api/docs/guides/batch
 """
@@ -18,7 +18,8 @@ import openai
 import tenacity
 from openai.types import Batch as Told
 
-from pipeline.batches import Batch, Batches, left_behind, line
+from pipeline.calls.batches import Batch, Batches, left_behind, line
+from pipeline.calls.ledger import Abandon, Busy, Claim, Operation, Recorded, Release, Reply
 from pipeline.config import BatchConfig, EndpointConfig, ModelConfig
 from pipeline.engines.base import Advance, Answer, Call, Request, Toolbox
 from pipeline.engines.endpoint import (
@@ -31,7 +32,6 @@ from pipeline.engines.endpoint import (
     read_answer,
 )
 from pipeline.errors import BudgetError, EndpointError, StageError, UnreachableError
-from pipeline.ledger import Abandon, Busy, Claim, Operation, Recorded, Release, Reply
 
 PURPOSE: Literal["batch"] = "batch"
 URL: Literal["/v1/chat/completions"] = "/v1/chat/completions"

@@ -23,13 +23,13 @@ from typing import Any, cast
 import openai
 import orjson
 
-from pipeline.batches import require_kept
-from pipeline.client import Client, Session
+from pipeline.calls.batches import require_kept
+from pipeline.calls.client import Client, Session
+from pipeline.calls.ledger import Abandon, Busy, Claim, Desk, Ledger, Outcome, Recorded, Release, Reply
+from pipeline.calls.limiter import BYTES_PER_TOKEN, EndpointDeadError, Kind, Limiter, Permit
 from pipeline.config import EndpointConfig, ModelConfig, Price
 from pipeline.engines.base import Advance, Answer, Call, Request, Toolbox
 from pipeline.errors import BudgetError, ConfigError, EndpointError, UnreachableError
-from pipeline.ledger import Abandon, Busy, Claim, Desk, Ledger, Outcome, Recorded, Release, Reply
-from pipeline.limiter import BYTES_PER_TOKEN, EndpointDeadError, Kind, Limiter, Permit
 
 POLL_S = 0.2
 COLLECT_AFTER = 50_000

@@ -56,7 +56,7 @@ def read_labels(path: Path) -> tuple[list[LabelRow], Refused]:
 
 
 def write_queue(rows: Sequence[Mapping[str, object]], path: Path) -> None:
-    """Write records for ``dataset.records.from_json(path)``: rows as ``pipeline.labelling.queue`` gives them.
+    """Write records for ``dataset.records.from_json(path)``: rows as ``pipeline.labels.queues.queue`` gives them.
 
     Those with a label become responses. Argilla knows people by a UUID: a name that is none becomes one, always the
     same for the same name.

@@ -17,9 +17,9 @@ from typing import Any, cast
 
 from pipeline import ids
 from pipeline.errors import DataError
-from pipeline.frames import GOLD
 from pipeline.importers.base import Refused, plain, text_fault
 from pipeline.importers.jsonl import LONGEST_S, QUEUES, LabelRow
+from pipeline.schemas import GOLD
 from pipeline.store import whole
 
 CONFIG = """\
@@ -69,7 +69,7 @@ def read_labels(path: Path) -> tuple[list[LabelRow], Refused]:
 
 
 def write_queue(rows: Sequence[Mapping[str, object]], path: Path) -> None:
-    """Write tasks for "Import": rows as ``pipeline.labelling.queue`` gives them; those with a label as annotations."""
+    """Write tasks for "Import": rows as ``labels.queues.queue`` gives them; those with a label as annotations."""
     tasks: dict[str, Json] = {}
     for row in rows:
         key = str(row["pair_id"])

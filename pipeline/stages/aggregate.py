@@ -12,15 +12,14 @@ import polars as pl
 
 from pipeline import discovery
 from pipeline.aggregation.base import Aggregation, Fitted
-from pipeline.agreement import panel_agreement
-from pipeline.blocks import one_blas_thread
+from pipeline.aggregation.votes import Votes, verdict_frame, votes_of
+from pipeline.arrays import one_blas_thread
 from pipeline.config import Config
 from pipeline.errors import StageError
 from pipeline.frames import given_by_people, people
-from pipeline.runner import Result, Shard, Stage
-from pipeline.splits import split_labels
-from pipeline.stages.load import dropped_frame
-from pipeline.votes import Votes, verdict_frame, votes_of
+from pipeline.labels.splits import split_labels
+from pipeline.stages.base import Result, Shard, Stage, dropped_frame
+from pipeline.statistics.agreement import panel_agreement
 from pipeline.workbench import Workbench
 
 

@@ -15,18 +15,19 @@ from typing import Any
 
 import polars as pl
 
-from judges.base import Comparison, Labelled
+from judges.base import Labelled
 from judges.rendering import transcript
 from pipeline import discovery, ids, schemas
+from pipeline.comparison import Comparison, People, comparisons
 from pipeline.config import Config, GeneratorConfig, JudgeConfig, ModelConfig
 from pipeline.engines.base import Answer, Call, Request
 from pipeline.errors import StageError
 from pipeline.frames import conversation, people, with_texts
-from pipeline.runner import Frames, Result, Shard, Stage
-from pipeline.splits import split_labels
-from pipeline.stages.judge import comparisons, make
-from pipeline.stages.labels import People
-from pipeline.stages.load import calls_frame, dropped_frame, frozen_turns, prompts, read_file, with_system
+from pipeline.labels.splits import split_labels
+from pipeline.sampling.turns import frozen_turns, with_system
+from pipeline.stages.base import Frames, Result, Shard, Stage, calls_frame, dropped_frame
+from pipeline.stages.judge import make
+from pipeline.stages.load import prompts, read_file
 from pipeline.store import file_digest
 from pipeline.workbench import Workbench
 from training.evaluation import (

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import polars as pl
 
-from pipeline import card, discovery, ids
+from pipeline import discovery, ids
 from pipeline.config import Config
 from pipeline.errors import ConfigError, StageError
-from pipeline.runner import ORDER, Frames, Result, Shard, Stage, installed_versions
+from pipeline.exports import card
+from pipeline.schemas import ORDER
+from pipeline.stages.base import Frames, Result, Shard, Stage, installed_versions
 from pipeline.store import file_digest
 from pipeline.workbench import Workbench
 

@@ -13,14 +13,15 @@ from typing import Any
 
 import polars as pl
 
-from pipeline import bounds
 from pipeline.config import AuditUnit, Config
 from pipeline.frames import people
-from pipeline.outlook import outlook
-from pipeline.runner import Result, Shard, Stage, digest
-from pipeline.splits import split_labels
+from pipeline.ids import digest
+from pipeline.labels.splits import split_labels
 from pipeline.stages import select
-from pipeline.thresholds import Curve, Step, passed
+from pipeline.stages.base import Result, Shard, Stage
+from pipeline.statistics import bounds
+from pipeline.statistics.outlook import outlook
+from pipeline.statistics.thresholds import Curve, Step, passed
 from pipeline.workbench import Workbench
 
 

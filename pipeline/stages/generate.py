@@ -13,8 +13,8 @@ from pipeline.config import Config, GeneratorConfig
 from pipeline.engines.base import Answer, Request
 from pipeline.errors import StageError
 from pipeline.frames import bucketed, conversation
-from pipeline.runner import Frames, Result, Shard, Stage
-from pipeline.stages.load import calls_frame, dropped_frame, with_system
+from pipeline.sampling.turns import with_system
+from pipeline.stages.base import Frames, Result, Shard, Stage, calls_frame, dropped_frame
 from pipeline.workbench import Workbench
 
 

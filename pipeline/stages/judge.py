@@ -14,29 +14,19 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 
-from judges.base import Comparison, Judge, Judgment, Labelled, Opinions, Rating
-from pipeline import adaptive, discovery, schemas
+from judges.base import Judge, Judgment, Labelled, Opinions, Rating
+from pipeline import discovery, schemas
+from pipeline.aggregation import adaptive
+from pipeline.aggregation.votes import Votes, votes_of
+from pipeline.arrays import Array, Integers
+from pipeline.comparison import comparisons
 from pipeline.config import Config, JudgeConfig
 from pipeline.errors import StageError
-from pipeline.frames import SHARD_PROMPTS, bucketed, conversation, people, with_texts
-from pipeline.runner import Frames, Result, Shard, Stage
-from pipeline.splits import split_labels
-from pipeline.stages.load import calls_frame
+from pipeline.frames import SHARD_PROMPTS, bucketed, people, with_texts
+from pipeline.labels.splits import split_labels
+from pipeline.stages.base import Frames, Result, Shard, Stage, calls_frame
 from pipeline.store import file_digest
-from pipeline.votes import Array, Integers, Votes, votes_of
 from pipeline.workbench import Workbench
-
-
-def comparisons(texts: pl.DataFrame) -> list[Comparison]:
-    """Pairs with their texts (``pipeline.frames.with_texts``) as comparisons.
-
-    Ordered so that calls which share a prompt and a first answer stand next to each other.
-    """
-    columns = ("pair_id", "prompt_id", "reference", "sample_a", "sample_b", "completion_a", "completion_b")
-    return [
-        Comparison(messages=conversation(row["messages"]), **{name: row[name] for name in columns})
-        for row in texts.sort("prompt_id", "sample_a", "sample_b").iter_rows(named=True)
-    ]
 
 
 def judgments(made: Sequence[Judgment], judge: str) -> pl.DataFrame:

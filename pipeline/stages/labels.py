@@ -1,38 +1,29 @@
 """labels: what people said of the run's pairs. Reads the labels file or asks the simulated people, then the label book.
 
-The book is what `jurybox label` writes (``pipeline.labelbook``); of it only the labels count, not whose turn a pair is,
-so the stage runs again when a label came or went.
+The book is what `jurybox label` writes (``pipeline.labels.book``); of it only the labels count, not whose turn a
+pair is, so the stage runs again when a label came or went.
 
 Drop reasons: what the importer says of a row (``label_unknown``, ...), ``unknown_pair``, ``repeated`` (the same
 person labelled the pair before, or the label was imported).
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol
 
 import polars as pl
 
-from pipeline import discovery, ids, labelbook, schemas
+from pipeline import discovery, ids, schemas
+from pipeline.comparison import SWAPPED, People, orientation
 from pipeline.config import Config, SimulatedConfig
 from pipeline.errors import DataError
 from pipeline.frames import conversation, with_texts
 from pipeline.importers import jsonl
 from pipeline.importers.jsonl import LabelRow
-from pipeline.runner import Result, Shard, Stage
-from pipeline.stages.load import dropped_frame
+from pipeline.labels import book as labelbook
+from pipeline.stages.base import Result, Shard, Stage, dropped_frame
 from pipeline.store import slice_digest
 from pipeline.workbench import Workbench
 
 SHARD = "all"
-SWAPPED = {"a": "b", "b": "a", "tie": "tie"}
-
-
-def orientation(pairs: pl.DataFrame) -> dict[str, tuple[str, bool]]:
-    """Every name of a pair -> (pair_id, whether its a is our b): its id, and its id in the imported file."""
-    named = {key: (key, False) for key in pairs["pair_id"]}
-    external = pairs.filter(pl.col("external_id").is_not_null())
-    columns = external.select("external_id", "pair_id", "external_flipped").iter_rows()
-    return named | {name: (key, flipped) for name, key, flipped in columns}
 
 
 def labels(rows: Sequence[LabelRow], pairs: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, str]]:
@@ -58,25 +49,6 @@ def labels(rows: Sequence[LabelRow], pairs: pl.DataFrame) -> tuple[pl.DataFrame,
             "labelled_at": row.labelled_at,
         }
     return schemas.frame("labels", list(made.values())), reasons
-
-
-class People(Protocol):
-    """Simulated annotators."""
-
-    names: tuple[str, ...]
-
-    def label(
-        self,
-        *,
-        annotator: str,
-        messages: Sequence[tuple[str, str]],
-        reference: str | None,
-        answer_a: str,
-        answer_b: str,
-        seed: int,
-    ) -> Literal["a", "b", "tie"]:
-        """``a``, ``b`` or ``tie``; swapping the answers swaps the label."""
-        ...
 
 
 def simulated(texts: pl.DataFrame, config: SimulatedConfig, people: People, seed: int) -> pl.DataFrame:

@@ -5,11 +5,8 @@ into the messages. Drop reasons: what the importer says of a row (``prompt_empty
 ``near_duplicate``, ``turn_unanswered``.
 """
 
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
@@ -17,14 +14,11 @@ from pipeline import discovery, ids, schemas
 from pipeline.config import Config, GeneratorConfig, PromptsConfig
 from pipeline.engines.base import Answer, Call, Request
 from pipeline.errors import ConfigError, DataError
+from pipeline.filters.similarity import near_duplicate_ids
 from pipeline.importers.base import Conversation, Refused
-from pipeline.runner import Frames, Result, Shard, Stage
+from pipeline.sampling.turns import Respond, frozen_turns, with_system
+from pipeline.stages.base import Frames, Result, Shard, Stage, calls_frame, dropped_frame
 from pipeline.workbench import Workbench
-
-PERMUTATIONS = 128
-STRICTEST_INDEX = 0.9
-"""The index cannot be built for 1; it only proposes, and what it proposes is compared."""
-Respond = Callable[[list[Conversation]], list[Answer]]
 
 
 def read_file(config: PromptsConfig, base: Path) -> tuple[list[Conversation], Refused]:
@@ -39,30 +33,6 @@ def read_file(config: PromptsConfig, base: Path) -> tuple[list[Conversation], Re
         reasons = sorted(set(refused.rows.values()))
         raise DataError(f"{config.path}: none of {len(refused.rows)} rows is a usable prompt ({', '.join(reasons)})")
     return conversations, refused
-
-
-def frozen_turns(
-    conversations: Sequence[Conversation], respond: Respond
-) -> tuple[list[Conversation], Refused, list[Call]]:
-    """Every turn as a conversation of its own, the answers before it frozen in."""
-    done = list(conversations)
-    refused, calls = Refused(), list[Call]()
-    open_ = [item for item in conversations if item.later_turns]
-    turn = 1
-    while open_:
-        turn += 1
-        following: list[Conversation] = []
-        for item, answer in zip(open_, respond(open_), strict=True):
-            calls.append(answer.call)
-            if answer.text is None:
-                refused.add(f"{item.where}#turn{turn}", "turn_unanswered")
-                continue
-            messages = (*item.messages, ("assistant", answer.text), ("user", item.later_turns[0]))
-            following.append(replace(item, messages=messages, later_turns=item.later_turns[1:]))
-        numbered = [replace(item, where=f"{item.where.split('#')[0]}#turn{turn}") for item in following]
-        done.extend(numbered)
-        open_ = [item for item in numbered if item.later_turns]
-    return done, refused, calls
 
 
 def prompts(
@@ -84,29 +54,10 @@ def prompts(
             "tags": list(item.tags),
         }
     if near_duplicates is not None:
-        for key in _near_duplicates(rows, near_duplicates):
+        for key in near_duplicate_ids(rows, near_duplicates):
             del rows[key]
             repeated[key] = "near_duplicate"
     return schemas.frame("prompts", list(rows.values())), repeated
-
-
-def _near_duplicates(rows: dict[str, dict[str, object]], threshold: float) -> list[str]:
-    """Ids similar to one with a smaller id that is kept: MinHash LSH over word 3-grams (Broder 1997)."""
-    from datasketch import MinHash, MinHashLSH
-
-    index: Any = MinHashLSH(threshold=min(threshold, STRICTEST_INDEX), num_perm=PERMUTATIONS)
-    signatures: dict[str, Any] = {}
-    dropped: list[str] = []
-    for key in sorted(rows):
-        words = re.findall(r"\w+", str(rows[key]["messages"]).lower())
-        signature: Any = MinHash(num_perm=PERMUTATIONS)
-        signature.update_batch([" ".join(words[at : at + 3]).encode() for at in range(max(len(words) - 2, 1))])
-        if any(signature.jaccard(signatures[other]) >= threshold for other in index.query(signature)):
-            dropped.append(key)
-        else:
-            index.insert(key, signature)
-            signatures[key] = signature
-    return dropped
 
 
 def _responder(bench: Workbench, generator: GeneratorConfig) -> Respond:
@@ -118,11 +69,6 @@ def _responder(bench: Workbench, generator: GeneratorConfig) -> Respond:
         return bench.engine(generator).complete(requests, bench.advance)
 
     return respond
-
-
-def with_system(messages: tuple[tuple[str, str], ...], system: str | None) -> tuple[tuple[str, str], ...]:
-    """*messages* with the generator's system message, unless they have one of their own."""
-    return messages if system is None or messages[0][0] == "system" else (("system", system), *messages)
 
 
 def _shards(frames: Frames, config: Config, bench: Workbench) -> list[Shard]:
@@ -160,30 +106,6 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
         },
         complete=not any(call.status == "unanswered" for call in calls),
     )
-
-
-def calls_frame(calls: Sequence[Call], who: str) -> pl.DataFrame:
-    """The frame ``calls`` for the calls of one judge or generator; a call shared by two rows counts once."""
-    unique = {call.call_key: call for call in calls}
-    rows: list[dict[str, object]] = [
-        {
-            "call_key": call.call_key,
-            "judge": who,
-            "status": call.status,
-            "prompt_tokens": call.prompt_tokens,
-            "cached_tokens": call.cached_tokens,
-            "completion_tokens": call.completion_tokens,
-            "cost_usd": call.cost_usd,
-            "latency_s": call.latency_s,
-        }
-        for call in unique.values()
-    ]
-    return schemas.frame("calls", rows)
-
-
-def dropped_frame(stage: str, reasons: dict[str, str]) -> pl.DataFrame:
-    """The frame ``dropped`` for one stage, from id -> reason."""
-    return schemas.frame("dropped", [{"stage": stage, "id": key, "reason": why} for key, why in reasons.items()])
 
 
 STAGE = Stage(

@@ -10,13 +10,17 @@ from datetime import UTC, datetime
 import polars as pl
 import yaml
 
-from pipeline import agreement, annotators, bias, calibration, schemas, trend, warning, winning
-from pipeline.blocks import one_blas_thread
+from pipeline import schemas
+from pipeline.arrays import one_blas_thread
 from pipeline.config import Config
 from pipeline.frames import people
-from pipeline.ratings import Ratings, Rows, ratings_of
-from pipeline.runner import Result, Shard, Stage, digest
-from pipeline.splits import split_labels
+from pipeline.ids import digest
+from pipeline.labels.splits import split_labels
+from pipeline.stages.base import Result, Shard, Stage
+from pipeline.statistics import agreement, annotators, bias, calibration, trend
+from pipeline.statistics import warnings as warning
+from pipeline.statistics import win_rates as winning
+from pipeline.statistics.raters import Ratings, Rows, ratings_of
 from pipeline.store import RunFolder
 from pipeline.workbench import Workbench
 

@@ -12,8 +12,7 @@ import polars as pl
 from pipeline import discovery, ids, schemas
 from pipeline.config import Config
 from pipeline.pairing.base import Pairing
-from pipeline.runner import Result, Shard, Stage
-from pipeline.stages.load import dropped_frame
+from pipeline.stages.base import Result, Shard, Stage, dropped_frame
 from pipeline.workbench import Workbench
 
 

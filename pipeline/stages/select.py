@@ -19,12 +19,16 @@ import numpy.typing as npt
 import polars as pl
 
 from judges.suspicion import mark
-from pipeline import bradley_terry, ids, texts
-from pipeline.blocks import together
+from pipeline import ids
+from pipeline.aggregation import bradley_terry
+from pipeline.arrays import numbered, positions, together
 from pipeline.config import Config, SelectConfig
 from pipeline.errors import ConfigError, StageError
-from pipeline.frames import lengths, numbered, positions
-from pipeline.runner import Result, Shard, Stage
+from pipeline.filters.languages import known_languages, languages
+from pipeline.filters.refusals import PATTERNS, refuses
+from pipeline.filters.similarity import jaccard
+from pipeline.frames import lengths
+from pipeline.stages.base import Result, Shard, Stage
 from pipeline.workbench import Workbench
 
 Array = npt.NDArray[np.float64]
@@ -283,11 +287,11 @@ def _by_text(
         left = left.join(named, on=f"{side}_id", how="left", maintain_order="left")
     alike = refused = pl.Series(np.zeros(left.height, bool))
     if rule.max_similarity is not None:
-        alike = texts.jaccard(left["chosen"], left["rejected"]) > rule.max_similarity
+        alike = jaccard(left["chosen"], left["rejected"]) > rule.max_similarity
     if rule.refusals != "keep":
-        refused = texts.refuses(left["chosen"])
+        refused = refuses(left["chosen"])
         if rule.refusals == "drop_any":
-            refused |= texts.refuses(left["rejected"])
+            refused |= refuses(left["rejected"])
     flagged = [rule.drop_flagged and _flagged(row) for row in left.select("chosen", "rejected").iter_rows()]
     return {
         "near_identical": alike.to_numpy(),
@@ -306,20 +310,19 @@ def _foreign(left: pl.DataFrame, allowed: Languages, prompts: Rows | None) -> li
     """Whether an answer's language is recognised and not one that the pair's prompt or the config allows."""
     if allowed is None:
         return [False] * left.height
-    spoken = zip(*(texts.languages(left[side].to_list()) for side in ("chosen", "rejected")), strict=True)
+    spoken = zip(*(languages(left[side].to_list()) for side in ("chosen", "rejected")), strict=True)
     if allowed == "prompt":
         if prompts is None:
             raise StageError("select.languages: prompt needs the prompts; run `jurybox load CONFIG` first")
         said = prompts.lazy().filter(pl.col("prompt_id").is_in(left["prompt_id"].unique().implode()))
         last = said.select("prompt_id", pl.col("messages").list.last().struct.field("content")).collect()
-        of_prompt = dict(zip(last["prompt_id"], texts.languages(last["content"].to_list()), strict=True))
+        of_prompt = dict(zip(last["prompt_id"], languages(last["content"].to_list()), strict=True))
         wanted = [{of_prompt[key]} - {None} for key in left["prompt_id"]]
     else:
-        unknown = sorted(set(allowed) - set(texts.known_languages()))
+        unknown = sorted(set(allowed) - set(known_languages()))
         if unknown:
             raise ConfigError(
-                f"select.languages: {', '.join(unknown)} cannot be recognised; allowed: "
-                f"{', '.join(texts.known_languages())}"
+                f"select.languages: {', '.join(unknown)} cannot be recognised; allowed: {', '.join(known_languages())}"
             )
         wanted = [set(allowed)] * left.height
     return [
@@ -377,6 +380,6 @@ STAGE = Stage(
     artefacts_in=("certificate.json",),
     run=_run,
     reads=lambda config: [reads(config), config.gate.required],
-    files=lambda config: [] if config.select.refusals == "keep" else [texts.PATTERNS],
+    files=lambda config: [] if config.select.refusals == "keep" else [PATTERNS],
     version=3,
 )

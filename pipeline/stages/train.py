@@ -10,8 +10,8 @@ from pathlib import Path
 from pipeline import discovery, ids
 from pipeline.config import Config
 from pipeline.errors import StageError
-from pipeline.runner import Frames, Result, Shard, Stage, digest
-from pipeline.stages.load import dropped_frame
+from pipeline.ids import digest
+from pipeline.stages.base import Frames, Result, Shard, Stage, dropped_frame
 from pipeline.workbench import Workbench
 from training.methods.base import Lesson, Method, base_model
 

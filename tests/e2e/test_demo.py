@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from pipeline import schemas
-from pipeline.runner import ORDER
+from pipeline.schemas import ORDER
 from pipeline.store import RunFolder
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pipeline import ids
-from pipeline.labelbook import LabelBook, book_of
+from pipeline.labels.book import LabelBook, book_of
 from pipeline.workbench import Workbench
 from tests.browser import JURYBOX, Served, served, violations, watched
 from tests.hostile import CONTROL, LINES, PLACEHOLDERS, READY

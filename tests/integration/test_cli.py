@@ -16,9 +16,10 @@ import pytest
 import yaml
 
 import jurybox as jb
-from pipeline.cli import click_app
+from jurybox.api import run_pipeline
+from jurybox.cli import click_app
 from pipeline.config import load
-from pipeline.runner import ORDER, run_pipeline
+from pipeline.schemas import ORDER
 from pipeline.store import RunFolder
 from pipeline.workbench import Workbench
 from tests.endpoints import Endpoint

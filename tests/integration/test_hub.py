@@ -12,7 +12,7 @@ from huggingface_hub import DatasetCard, ModelCard, constants
 
 from pipeline.config import Config
 from pipeline.errors import ConfigError, JobError
-from pipeline.hub import push
+from pipeline.exports.hub import push
 from pipeline.runner import run_stage
 from pipeline.workbench import Workbench
 from tests.export_frames import frames, numbered

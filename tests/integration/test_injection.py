@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from judges.base import Comparison, Judge
+from judges.base import Judge
 from judges.rendering import transcript
 from pipeline import discovery, ids
+from pipeline.comparison import Comparison
 from pipeline.config import ModelConfig
 from pipeline.control_tokens import JOINER, defused
 from pipeline.engines.base import Answer, Call, Request

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from judges.base import Comparison, Labelled
+from judges.base import Labelled
 from judges.reward_model import RewardModelJudge
 from pipeline import ids
+from pipeline.comparison import Comparison
 from pipeline.config import Config
 from pipeline.errors import ConfigError, StageError
 from pipeline.workbench import Workbench

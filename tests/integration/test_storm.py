@@ -18,11 +18,11 @@ import polars as pl
 import pytest
 import yaml
 
+from pipeline.calls.limiter import Clock
 from pipeline.config import load
 from pipeline.errors import UnreachableError
-from pipeline.limiter import Clock
+from pipeline.labels.splits import split_labels
 from pipeline.runner import StageReport, run_stage
-from pipeline.splits import split_labels
 from pipeline.store import RunFolder
 from pipeline.workbench import Workbench
 from tests.endpoints import DROP, Body, Endpoint, Reply, chat

@@ -16,9 +16,10 @@ import httpx
 import psutil
 import pytest
 
-from judges.base import Comparison, Judgment
+from judges.base import Judgment
 from judges.pairwise import PairwiseJudge
 from pipeline import schemas
+from pipeline.comparison import Comparison
 from pipeline.config import Config, GeneratorConfig
 from pipeline.engines.base import Answer, Request
 from pipeline.engines.transformers import TransformersEngine

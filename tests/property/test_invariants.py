@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 from judges import parsing
 from judges.pairwise import PairwiseJudge
 from judges.rendering import fence_tag, fill
-from pipeline import ids, imports
+from pipeline import ids
 from pipeline.aggregation.base import Aggregation
 from pipeline.aggregation.calibrated import CalibratedAggregation
 from pipeline.aggregation.consistency import ConsistencyAggregation
 from pipeline.aggregation.majority import MajorityAggregation
+from pipeline.aggregation.votes import Votes, verdict_frame, votes_of
+from pipeline.commands import imports
 from pipeline.config import GeneratorConfig, PairingConfig, SelectConfig
 from pipeline.frames import bucketed
 from pipeline.importers.base import Conversation
@@ -34,11 +36,10 @@ from pipeline.importers.jsonl import (
     read_prompts,
     read_samples,
 )
+from pipeline.labels.splits import is_fit, split_labels
 from pipeline.pairing.all import AllPairing
-from pipeline.splits import is_fit, split_labels
 from pipeline.stages import generate, load, select
 from pipeline.stages.pair import pairs as pair_up
-from pipeline.votes import Votes, verdict_frame, votes_of
 from tests.worlds import (
     SECRET,
     Bench,

@@ -15,9 +15,9 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import ledger as module
+from pipeline.calls import ledger as module
+from pipeline.calls.ledger import OWNERS, Busy, Claimed, Ledger, Recorded
 from pipeline.errors import BudgetError
-from pipeline.ledger import OWNERS, Busy, Claimed, Ledger, Recorded
 
 WAIT_S = 20
 UNIT = 1 / 64

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from pipeline.aggregation.base import Aggregation
 from pipeline.aggregation.calibrated import CalibratedAggregation, Preference, fit
 from pipeline.aggregation.consistency import ConsistencyAggregation, prior_weights
+from pipeline.aggregation.expectation import call_model
 from pipeline.aggregation.majority import MajorityAggregation
-from pipeline.expectation import call_model
-from pipeline.votes import Array, Votes, swap_consistency
+from pipeline.aggregation.votes import Votes, swap_consistency
+from pipeline.arrays import Array
 
 KINDS: list[type[Aggregation]] = [MajorityAggregation, ConsistencyAggregation, CalibratedAggregation]
 

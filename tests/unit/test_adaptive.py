@@ -7,11 +7,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline import adaptive
-from pipeline.expectation import CallModel, call_model, fully_judged, matrix, reference
+from pipeline.aggregation import adaptive
+from pipeline.aggregation.expectation import CallModel, call_model, fully_judged, matrix, reference
+from pipeline.aggregation.transitivity import leverage, smoothed
+from pipeline.aggregation.votes import Votes
+from pipeline.arrays import Array
 from pipeline.runner import run_stage
-from pipeline.transitivity import leverage, smoothed
-from pipeline.votes import Array, Votes
 from tests.worlds import bench, labels, longer_label, world
 
 

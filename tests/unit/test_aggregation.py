@@ -15,11 +15,11 @@ from pipeline.aggregation.dawid_skene import DawidSkeneAggregation
 from pipeline.aggregation.glad import GladAggregation
 from pipeline.aggregation.majority import MajorityAggregation
 from pipeline.aggregation.one_coin import OneCoinAggregation
+from pipeline.aggregation.votes import Votes
 from pipeline.config import Config
 from pipeline.errors import StageError
 from pipeline.runner import run_stage
 from pipeline.stages.aggregate import aggregate, floor
-from pipeline.votes import Votes
 from tests.worlds import Frames, bench, judgments, labels, longer, longer_label, world
 
 NAN = math.nan

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.agreement import Agreement, agreement, cluster_interval
+from pipeline.statistics.agreement import Agreement, agreement, cluster_interval
 
 NAN = math.nan
 

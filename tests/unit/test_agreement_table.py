@@ -9,10 +9,13 @@ import pytest
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import cohen_kappa_score
 
-from pipeline import agreement, bias, bootstrap, imports, kappa, schemas
+from pipeline import schemas
+from pipeline.commands import imports
 from pipeline.importers import jsonl
-from pipeline.ratings import ratings_of
 from pipeline.stages.labels import labels as labelled
+from pipeline.statistics import agreement, bias, kappa
+from pipeline.statistics import intervals as bootstrap
+from pipeline.statistics.raters import ratings_of
 from tests.recorded_endpoint import shared
 from tests.worlds import Frames, compared, world
 
@@ -331,7 +334,7 @@ def test_many_prompts_are_dealt_into_blocks_and_the_interval_stays() -> None:
 
 def test_a_difference_recovers_the_variances() -> None:
     # Newcombe 1998, method 10, his example (a): 56/70 against 48/80: .2000, .0524 to .3339
-    from pipeline.annotators import wilson
+    from pipeline.statistics.annotators import wilson
 
     first, second = wilson([True] * 56 + [False] * 14), wilson([True] * 48 + [False] * 32)
     assert [round(value, 4) for value in bootstrap.difference_interval(first, second)] == [0.2, 0.0524, 0.3339]

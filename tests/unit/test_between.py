@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from pipeline import schemas
-from pipeline.annotators import between
+from pipeline.statistics.annotators import between
 
 
 def labels(said: dict[str, str], queue: str = "audit") -> pl.DataFrame:

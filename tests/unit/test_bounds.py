@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import bounds
-from pipeline.bounds import Kind, Outcomes
-from pipeline.votes import Array
+from pipeline.arrays import Array
+from pipeline.statistics import bounds
+from pipeline.statistics.bounds import Kind, Outcomes
 
 DELTA = 0.1
 

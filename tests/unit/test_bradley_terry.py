@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from pipeline.bradley_terry import RIDGE, Array, Integers, scores
+from pipeline.aggregation.bradley_terry import RIDGE, Array, Integers, scores
 from pipeline.config import PairingConfig
 from pipeline.pairing.all import AllPairing
 from pipeline.pairing.base import Pairing

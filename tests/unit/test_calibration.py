@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 import sklearn.metrics
 
-from pipeline.calibration import errors, table
+from pipeline.statistics.calibration import errors, table
 
 
 def frames(p: list[float], human: list[float]) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:

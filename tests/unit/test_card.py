@@ -8,7 +8,8 @@ import polars as pl
 import pytest
 from huggingface_hub import DatasetCard, ModelCard
 
-from pipeline import card, schemas
+from pipeline import schemas
+from pipeline.exports import card
 from pipeline.stages.export import dataset_rows
 from tests.export_frames import frames, numbered
 

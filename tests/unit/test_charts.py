@@ -11,8 +11,8 @@ import vl_convert
 
 from dashboard import charts, marks, theme
 from dashboard.charts import measured, run, trained
+from dashboard.report.drawing import drawn
 from pipeline import schemas
-from pipeline.drawing import drawn
 
 HOSTILE = (
     "a.b[0]['c']",

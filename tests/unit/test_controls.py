@@ -7,10 +7,14 @@ from typing import Any
 import polars as pl
 import pytest
 
-from judges import controls
-from judges.base import Comparison, Judgment, Opinions
-from pipeline import report, schemas, summary
+from dashboard.report import page as report
+from judges.base import Judgment, Opinions
+from pipeline import schemas, summary
+from pipeline.comparison import Comparison
 from pipeline.runner import run_stage
+from pipeline.stages import controls
+from pipeline.statistics.controls import rates
+from pipeline.statistics.intervals import wilson
 from pipeline.workbench import Workbench
 from tests.worlds import FAKE_ENGINE, Frames, bench, requests_of, world
 
@@ -36,7 +40,7 @@ def test_how_many(wanted: int, share: float, pairs: int, prompts: int, expected:
 
 def test_every_prompt_gets_one_before_any_gets_a_second() -> None:
     made = world(WORLD)
-    found = controls.drawn(made["prompts"], made["samples"], 7, 30)
+    found = controls.draw(made["prompts"], made["samples"], 7, 30)
     by_prompt = pl.Series([one.comparison.prompt_id for one in found]).value_counts()["count"].sort().to_list()
     assert by_prompt == [2] * 6 + [3] * 6
     assert len({one.comparison.pair_id for one in found}) == 30
@@ -52,11 +56,11 @@ def test_every_prompt_gets_one_before_any_gets_a_second() -> None:
 
 def test_one_more_prompt_changes_no_other_prompts_comparison() -> None:
     before, after = world(WORLD), world({**WORLD, "One more?": ["yes", "no"]})
-    of = {one.comparison.prompt_id: one for one in controls.drawn(after["prompts"], after["samples"], 7, 13)}
-    for one in controls.drawn(before["prompts"], before["samples"], 7, 12):
+    of = {one.comparison.prompt_id: one for one in controls.draw(after["prompts"], after["samples"], 7, 13)}
+    for one in controls.draw(before["prompts"], before["samples"], 7, 12):
         assert of[one.comparison.prompt_id] == one
-    other = controls.drawn(before["prompts"], before["samples"], 8, 12)
-    assert other != controls.drawn(before["prompts"], before["samples"], 7, 12)
+    other = controls.draw(before["prompts"], before["samples"], 8, 12)
+    assert other != controls.draw(before["prompts"], before["samples"], 7, 12)
 
 
 def test_a_preference_is_turned_to_the_constant_answer() -> None:
@@ -91,7 +95,7 @@ def opinions(rows: list[tuple[str, str, str, str, float | None]]) -> pl.DataFram
 
 
 def test_wins_by_hand() -> None:
-    found = controls.rates(
+    found = rates(
         opinions(
             [
                 # prompt 1: two wins (1); 2: .9 and .1, a tie (1/2); 3: two losses (0); 4: read in one order (0)
@@ -124,8 +128,8 @@ def test_wins_by_hand() -> None:
 
 def test_no_win_of_forty_still_says_how_many_there_may_be() -> None:
     # z^2 / (n + z^2) = 3.8415 / 43.8415
-    assert controls.wilson(0.0, 40) == (0.0, pytest.approx(0.08762, abs=1e-5))
-    assert controls.wilson(1.0, 40)[0] == pytest.approx(1 - 0.08762, abs=1e-5)
+    assert wilson(0.0, 40) == (0.0, pytest.approx(0.08762, abs=1e-5))
+    assert wilson(1.0, 40)[0] == pytest.approx(1 - 0.08762, abs=1e-5)
 
 
 def opened(folder: Path, frames: Frames, **config: Any) -> Workbench:
@@ -153,7 +157,7 @@ def test_controls_are_judged_apart_from_the_data(tmp_path: Path) -> None:
         judged = run.folder.read("judgments")
         assert set(judged["pair_id"]) == set(made["pairs"]["pair_id"])
     # the fake judge prefers the longer answer: every constant answer is longer than "answer 1"
-    (rate,) = controls.rates(found).values()
+    (rate,) = rates(found).values()
     assert rate["win_rate"] is not None
     assert rate["win_rate"] > 1 / 2
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from pipeline import ledger
+from pipeline.calls import ledger
+from pipeline.calls.limiter import Clock
 from pipeline.config import Price
 from pipeline.engines import endpoint
 from pipeline.engines.base import Answer, Request
 from pipeline.engines.endpoint import call_key, cost_usd, read_answer, request_body, worst_case_usd
 from pipeline.errors import BudgetError, ConfigError, EndpointError
-from pipeline.limiter import Clock
 from tests.endpoints import DROP, Endpoint, Reply, Script, chat
 from tests.worlds import bench
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.commands.explain import behind, explain, raw_call
 from pipeline.errors import InputError
-from pipeline.explain import behind, explain, raw_call
 from pipeline.store import RunFolder
 from tests import shown_run
 from tests.worlds import bench, judgments, longer, world

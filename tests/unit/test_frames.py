@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import frames, ids
-from pipeline.blocks import in_blocks
-from pipeline.frames import bucketed, distinct, numbered, positions
+from pipeline import arrays, frames, ids
+from pipeline.arrays import distinct, in_blocks, numbered, positions
+from pipeline.frames import bucketed
 
 digits = st.text("0123456789abcdef", min_size=32, max_size=32)
 alike = st.sampled_from(["0" * 31, "0" * 15 + "1" + "f" * 15, "f" * 31]).flatmap(
@@ -34,7 +34,7 @@ def test_positions_are_those_of_a_dictionary(
 
 @pytest.mark.parametrize("rows", [1, 7, 1 << 17])
 def test_many_ids_are_found_block_by_block(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
-    monkeypatch.setattr(frames, "in_blocks", partial(in_blocks, size=rows))
+    monkeypatch.setattr(arrays, "in_blocks", partial(in_blocks, size=rows))
     # 2 ** 61 - 1 is prime: multiples of a number wander over all 16 leading digits.
     known = sorted(f"{at * 7_919_993_777_111 * 2**20 % (2**61 - 1):016x}{at:016x}" for at in range(1, 400))
     wanted = [*known[::-3], "f" * 32, known[0][:31] + "x"]
@@ -62,7 +62,7 @@ def test_a_large_run_has_no_more_than_256_shards_of_a_kind(monkeypatch: pytest.M
 
 
 def test_real_ids_are_looked_up_as_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frames, "_joined", None)  # the slow way, for what is no id
+    monkeypatch.setattr(arrays, "_joined", None)  # the slow way, for what is no id
     known = [f"{at * 7_919_993_777_111 * 2**20 % (2**61 - 1):016x}{at:016x}" for at in range(1, 400)]
     assert positions(pl.Series(known[::-1]), pl.Series(known)).tolist() == list(range(399))[::-1]
     assert sorted(numbered(pl.Series(known)).tolist()) == list(range(399))
@@ -70,7 +70,7 @@ def test_real_ids_are_looked_up_as_numbers(monkeypatch: pytest.MonkeyPatch) -> N
 
 @given(word=st.text("0123456789abcdef", min_size=8, max_size=8))
 def test_eight_digits_are_spelt_as_python_spells_them(word: str) -> None:
-    assert frames._spelt(np.frombuffer(word.encode(), np.uint64)).tolist() == [int(word, 16)]
+    assert arrays._spelt(np.frombuffer(word.encode(), np.uint64)).tolist() == [int(word, 16)]
 
 
 @given(ids=ids_of_any_kind)

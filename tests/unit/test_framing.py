@@ -7,7 +7,7 @@ import pytest
 from judges import framing
 from judges.pairwise import PairwiseJudge
 from judges.rendering import fence_tag, fill
-from pipeline import checks
+from pipeline.commands import checks
 from pipeline.errors import ConfigError
 from tests.worlds import SECRET, Bench, bench, compared, world
 

@@ -9,13 +9,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline import bounds
 from pipeline.config import AuditUnit
 from pipeline.frames import people
+from pipeline.labels.splits import split_labels
 from pipeline.runner import run_stage
-from pipeline.splits import split_labels
 from pipeline.stages import gate
-from pipeline.thresholds import Audit
+from pipeline.statistics import bounds
+from pipeline.statistics.thresholds import Audit
 from tests.worlds import bench, decided, judgments, labels, longer, longer_label, world
 
 DELTA = 0.1

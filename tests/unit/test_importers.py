@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import imports
+from pipeline.commands import imports
 from pipeline.errors import DataError, InputError
 from pipeline.importers import mt_bench
 from pipeline.importers.base import json_lines

@@ -12,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
-from pipeline.kappa import cohen_kappa, fleiss_kappa, gwet_ac1, item_sums, krippendorff_alpha, of_many, of_two
+from pipeline.statistics.kappa import (
+    cohen_kappa,
+    fleiss_kappa,
+    gwet_ac1,
+    item_sums,
+    krippendorff_alpha,
+    of_many,
+    of_two,
+)
 from tests.recorded_endpoint import shared
 
 SIDES = ("a", "tie", "b")

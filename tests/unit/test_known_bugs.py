@@ -17,8 +17,9 @@ import yaml
 from judges.base import Judgment
 from judges.pairwise import PairwiseJudge
 from judges.verifier import VerifierJudge
-from pipeline import imports
 from pipeline.aggregation.consistency import ConsistencyAggregation
+from pipeline.aggregation.votes import verdict_frame, votes_of
+from pipeline.commands import imports
 from pipeline.config import SelectConfig
 from pipeline.engines import endpoint
 from pipeline.engines.base import Answer, Request
@@ -28,7 +29,6 @@ from pipeline.importers.jsonl import read_judgments
 from pipeline.runner import run_stage
 from pipeline.stages import judge, select
 from pipeline.stages.export import dataset_rows
-from pipeline.votes import verdict_frame, votes_of
 from pipeline.workbench import Workbench
 from tests.endpoints import Endpoint, Reply, chat
 from tests.worlds import Bench, Frames, bench, compared, decided, judgments, labels, longer, longer_label, said, world

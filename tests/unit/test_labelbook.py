@@ -17,13 +17,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from pipeline import ids, imports, labelbook, schemas
-from pipeline.cli import app
+from jurybox.cli import app
+from pipeline import ids, schemas
+from pipeline.commands import imports
 from pipeline.errors import StorageError
-from pipeline.labelbook import CLAIM_S, AnsweredError, LabelBook, name_fault, plain_name
-from pipeline.labelling import prepare
+from pipeline.labels import book as labelbook
+from pipeline.labels.book import CLAIM_S, AnsweredError, LabelBook, name_fault, plain_name
+from pipeline.labels.queues import prepare
+from pipeline.labels.splits import audited
 from pipeline.runner import run_stage
-from pipeline.splits import audited
 from pipeline.workbench import Workbench
 from tests.labellers import SEED, label_all
 from tests.worlds import Frames, bench, decided, judgments, longer, world

@@ -11,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from pipeline import checks, imports, labelling, schemas
-from pipeline.cli import app
+from jurybox.cli import app
+from pipeline import schemas
+from pipeline.commands import checks, imports
 from pipeline.config import LabelsConfig
 from pipeline.errors import InputError
-from pipeline.labelling import most_informative, needed, queue
-from pipeline.splits import audited, is_fit, split_labels
+from pipeline.labels import queues as labelling
+from pipeline.labels.queues import most_informative, needed, queue
+from pipeline.labels.splits import audited, is_fit, split_labels
 from pipeline.workbench import Workbench
 from tests.worlds import Frames, bench, decided, judgments, longer, world
 

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import imports
+from pipeline.commands import imports
 from pipeline.errors import ConfigError, DataError, InputError
 from pipeline.importers import argilla, jsonl, label_studio
 from pipeline.importers.jsonl import LabelRow
-from pipeline.labelbook import LabelBook, book_of
-from pipeline.labelling import export, prepare, queue, write
+from pipeline.labels.book import LabelBook, book_of
+from pipeline.labels.queues import export, prepare, queue, write
 from tests.labellers import label_all
 from tests.worlds import bench, judgments, longer, world
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from pipeline import imports, schemas
+from pipeline import schemas
+from pipeline.commands import imports
 from pipeline.config import SimulatedConfig
 from pipeline.errors import DataError
 from pipeline.frames import with_texts

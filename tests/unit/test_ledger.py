@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from pipeline import ledger as module
+from pipeline.calls import ledger as module
+from pipeline.calls.ledger import OWNERS, Busy, Claimed, Ledger, Recorded
 from pipeline.errors import BudgetError, ConfigError, StorageError
-from pipeline.ledger import OWNERS, Busy, Claimed, Ledger, Recorded
 
 BODY = {"model": "m", "messages": [{"role": "user", "content": "é \ud83d \x00"}]}
 REPLY = {"choices": [{"message": {"content": "yes \x00 \ud83d"}}]}

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.calls.ledger import Claim, Claimed, Ledger, Recorded, Reply
 from pipeline.config import load
 from pipeline.errors import BudgetError, ConfigError, StorageError
-from pipeline.ledger import Claim, Claimed, Ledger, Recorded, Reply
 from tests.worlds import bench
 
 PASSWORD = "hunter-two"  # noqa: S105  nobody's

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.limiter import (
+from pipeline.calls.limiter import (
     DEAD_AFTER,
     DECREASE,
     FIRST_PROBE_S,

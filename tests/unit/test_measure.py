@@ -7,11 +7,14 @@ import polars as pl
 import pytest
 import yaml
 
-from pipeline import annotators, report, schemas, summary, trend, warning
+from dashboard.report import page as report
+from pipeline import schemas, summary
 from pipeline.frames import people
+from pipeline.labels.splits import split_labels
 from pipeline.runner import run_stage
-from pipeline.splits import split_labels
 from pipeline.stages.measure import history
+from pipeline.statistics import annotators, trend
+from pipeline.statistics import warnings as warning
 from pipeline.store import RunFolder
 from tests.worlds import Frames, bench, compared, decided, judgments, labels, longer, longer_label, world
 

@@ -3,10 +3,10 @@
 import polars as pl
 import pytest
 
-from pipeline import bounds
-from pipeline.outlook import MORE, TARGETS, at_target, foretold, outlook
 from pipeline.stages import gate
-from pipeline.thresholds import Curve
+from pipeline.statistics import bounds
+from pipeline.statistics.outlook import MORE, TARGETS, at_target, foretold, outlook
+from pipeline.statistics.thresholds import Curve
 
 DELTA = 0.1
 

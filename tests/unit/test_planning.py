@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline import plan as planning
+from pipeline.commands import plan as planning
+from pipeline.commands.plan import Plan, plan
 from pipeline.config import load
-from pipeline.plan import Plan, plan
 from pipeline.runner import run_stage
 from pipeline.workbench import Workbench
 

@@ -7,11 +7,12 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import imports, schemas
+from pipeline import schemas
+from pipeline.commands import imports
 from pipeline.importers.base import Conversation
 from pipeline.importers.jsonl import JudgmentRow, LabelRow, PairRow
-from pipeline.ratings import ABSENT, Ratings, ratings_of, sides_of
 from pipeline.stages.labels import labels as labelled
+from pipeline.statistics.raters import ABSENT, Ratings, ratings_of, sides_of
 from tests.worlds import Frames
 
 

@@ -11,7 +11,9 @@ import polars as pl
 import pytest
 
 from dashboard import theme
-from pipeline import drawing, ids, report, schemas, sections, shown, summary
+from dashboard.report import drawing, sections
+from dashboard.report import page as report
+from pipeline import ids, schemas, shown, summary
 from pipeline.workbench import Workbench
 from tests.hostile import PERSUASIVE, structural
 from tests.unit.test_charts import CALIBRATION, CERTIFICATE, HISTORY, HOSTILE, agreement, bias, trend, win_rates

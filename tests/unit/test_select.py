@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from pipeline.config import SelectConfig
 from pipeline.errors import ConfigError, StageError
+from pipeline.filters.refusals import refuses
+from pipeline.filters.similarity import jaccard
 from pipeline.runner import run_stage
 from pipeline.stages.select import Compared, Ranked, decide
-from pipeline.texts import jaccard, refuses
 from tests.worlds import Frames, bench, decided, world
 
 ALL = SelectConfig(strategy="all")

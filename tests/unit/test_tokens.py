@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline import tokens
+from pipeline.calls import tokens
 
 
 @pytest.mark.parametrize(

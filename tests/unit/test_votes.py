@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import schemas
-from pipeline.blocks import in_blocks
-from pipeline.votes import ORDERS, Said, Votes, runs_of, swap_consistency, verdict_frame, votes_of
+from pipeline.aggregation.votes import ORDERS, Said, Votes, runs_of, swap_consistency, verdict_frame, votes_of
+from pipeline.arrays import in_blocks
 from tests.worlds import Frames, judgments, longer, world
 
 NAN = math.nan
@@ -168,12 +168,12 @@ def test_many_votes_are_taken_block_by_block(monkeypatch: pytest.MonkeyPatch, ro
     made = many()
     frames = (made["judgments"].sample(fraction=1, shuffle=True, seed=1), made["pairs"], made["samples"])
     whole = votes_of(*frames)
-    monkeypatch.setattr("pipeline.votes.in_blocks", partial(in_blocks, size=rows))
+    monkeypatch.setattr("pipeline.aggregation.votes.in_blocks", partial(in_blocks, size=rows))
     same(votes_of(*frames), whole)
 
 
 def test_of_two_judgments_of_one_kind_the_last_one_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.votes.in_blocks", partial(in_blocks, size=1))
+    monkeypatch.setattr("pipeline.aggregation.votes.in_blocks", partial(in_blocks, size=1))
     known = [f"{pair:032x}" for pair in range(200)]
     said = [(pair, "j", "ab", preference) for preference in (0.0, 0.25, 1.0) for pair in known]
     frame = pl.DataFrame(said, schema=["pair_id", "judge", "order", "preference"], orient="row").lazy()
@@ -184,7 +184,7 @@ def test_of_two_judgments_of_one_kind_the_last_one_counts(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("piece", [1, 2, 5, 6, 100])
 def test_every_verdict_names_its_judges_whatever_the_pieces(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
-    monkeypatch.setattr("pipeline.votes.PIECE", piece)
+    monkeypatch.setattr("pipeline.aggregation.votes.PIECE", piece)
     half = np.full(6, 0.5)
     made, _ = verdict_frame(votes([[1.0, 0.5, -1.0]] * 6), half, half, "p_a")
     assert made["judges"].to_list() == [["x", "y", "z"]] * 6

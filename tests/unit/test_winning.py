@@ -3,7 +3,8 @@
 import polars as pl
 import pytest
 
-from pipeline import schemas, winning
+from pipeline import schemas
+from pipeline.statistics import win_rates as winning
 
 
 def ident(at: int) -> str:

@@ -1,0 +1,1 @@
+"""Filters of prompts and pairs, one file a subject."""

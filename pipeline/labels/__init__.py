@@ -1,0 +1,1 @@
+"""What people say: the label book, queues, splits."""

@@ -1,0 +1,1 @@
+"""How answers are sampled, one file a way."""

@@ -1,0 +1,38 @@
+"""Conversations whose earlier answers are frozen before the question that counts. Touches models through engines."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from pipeline.engines.base import Answer, Call
+from pipeline.importers.base import Conversation, Refused
+
+Respond = Callable[[list[Conversation]], list[Answer]]
+
+
+def frozen_turns(
+    conversations: Sequence[Conversation], respond: Respond
+) -> tuple[list[Conversation], Refused, list[Call]]:
+    """Every turn as a conversation of its own, the answers before it frozen in."""
+    done = list(conversations)
+    refused, calls = Refused(), list[Call]()
+    open_ = [item for item in conversations if item.later_turns]
+    turn = 1
+    while open_:
+        turn += 1
+        following: list[Conversation] = []
+        for item, answer in zip(open_, respond(open_), strict=True):
+            calls.append(answer.call)
+            if answer.text is None:
+                refused.add(f"{item.where}#turn{turn}", "turn_unanswered")
+                continue
+            messages = (*item.messages, ("assistant", answer.text), ("user", item.later_turns[0]))
+            following.append(replace(item, messages=messages, later_turns=item.later_turns[1:]))
+        numbered = [replace(item, where=f"{item.where.split('#')[0]}#turn{turn}") for item in following]
+        done.extend(numbered)
+        open_ = [item for item in numbered if item.later_turns]
+    return done, refused, calls
+
+
+def with_system(messages: tuple[tuple[str, str], ...], system: str | None) -> tuple[tuple[str, str], ...]:
+    """*messages* with the generator's system message, unless they have one of their own."""
+    return messages if system is None or messages[0][0] == "system" else (("system", system), *messages)

@@ -1,0 +1,1 @@
+"""Figures about judges, people and verdicts: agreement, bias, bounds, intervals."""

@@ -1,0 +1,152 @@
+"""What a reader of agreement, bias, drift and annotators must not overlook, in words. Pure.
+
+A warning is given where an interval excludes what would be in order *and* the distance matters.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import polars as pl
+
+from pipeline import schemas
+from pipeline.schemas import ANY, LONGER
+
+SLOT, POINTS, TIES, FAILURES = 0.1, 0.05, 0.2, 0.01
+"""Distances that matter: of the first-slot rate, of other shares, of the tie rate; and the share of failures."""
+
+Row = Mapping[str, Any]
+Warned = dict[str, object]
+
+
+def table(
+    agreement: pl.DataFrame, bias: pl.DataFrame, annotators: pl.DataFrame, trend: pl.DataFrame, target: float
+) -> pl.DataFrame:
+    """The frame ``warnings``.
+
+    Args:
+        agreement: the frame of that name.
+        bias: the frame of that name.
+        annotators: the frame of that name.
+        trend: the frame of that name; its newest snapshot counts.
+        target: agreement that the gate is to certify.
+    """
+    rows = [
+        *_judges(agreement, bias),
+        *_people(agreement, annotators, target),
+        *_drift(trend),
+    ]
+    return schemas.frame("warnings", rows)
+
+
+def share(value: float) -> str:
+    """.71 as ``71 %``."""
+    return f"{100 * value:.0f} %"
+
+
+def span(low: float | None, high: float | None) -> str:
+    """(.68, .74) as ``.68 to .74``."""
+    if low is None or high is None:
+        return "no interval"
+    return " to ".join(f"{end:.2f}".replace("0.", ".", 1) for end in (low, high))
+
+
+def _warning(about: str, name: str, kind: str, text: str) -> Warned:
+    return {"about": about, "name": name, "kind": kind, "text": text}
+
+
+def _away(row: Row, reference: float, distance: float) -> bool:
+    """Whether the interval of *row* excludes *reference* and its value is further from it than *distance*."""
+    if row["low"] is None or row["high"] is None:
+        return False
+    return abs(row["value"] - reference) > distance and not row["low"] <= reference <= row["high"]
+
+
+def _judges(agreement: pl.DataFrame, bias: pl.DataFrame) -> Iterator[Warned]:
+    for row in bias.filter(pl.col("subset") == "all").iter_rows(named=True):
+        yield from _of_bias(row)
+    accuracy = agreement.filter((pl.col("subset") == "all") & (pl.col("measure").cast(pl.String) == "accuracy"))
+    by_between = accuracy.with_columns(pl.col("between").cast(pl.String))
+    floor = by_between.filter((pl.col("between") == "length_people") & (pl.col("rater_1") == LONGER))["value"]
+    if floor.is_empty() or floor[0] is None:
+        return
+    for row in by_between.filter(pl.col("between").is_in(["judge_people", "panel_people"])).iter_rows(named=True):
+        if row["value"] is not None and row["value"] <= floor[0]:
+            about = str(row["between"]).removesuffix("_people")
+            who = "the panel" if about == "panel" else f"judge {row['rater_1']}"
+            yield _warning(
+                about,
+                row["rater_1"],
+                "below_floor",
+                f"{who} agrees with people on {share(row['value'])} ({span(row['low'], row['high'])}, n = {row['n']}); "
+                f"preferring the longer answer agrees on {share(floor[0])}",
+            )
+
+
+def _of_bias(row: Row) -> Iterator[Warned]:
+    judge, measure, value, reference = row["judge"], row["measure"], row["value"], row["reference"]
+    interval = span(row["low"], row["high"])
+    if measure == "first_slot_rate" and _away(row, 0.5, SLOT):
+        slot, rate = ("first", value) if value > 1 / 2 else ("second", 1 - value)
+        seen = f"its first-slot rate is {interval}"
+        text = f"judge {judge} prefers the {slot} slot {share(rate)} of the time ({seen}); .50 would be no bias"
+        yield _warning("judge", judge, "position", text)
+    if measure == "length_bias" and _away(row, 0.0, POINTS):
+        more = "more" if value > 0 else "less"
+        text = f"judge {judge} prefers the longer answer {100 * abs(value):.0f} points {more} often than people"
+        yield _warning("judge", judge, "length", f"{text} do on the same pairs ({interval})")
+    if measure == "self_preference" and _away(row, 0.0, 0.0) and value > 0:
+        text = f"judge {judge} prefers its own model's answers {100 * value:.0f} points more often than people"
+        yield _warning("judge", judge, "self_preference", f"{text} do on the same pairs ({interval})")
+    if measure == "tie_rate" and reference is not None and _away(row, reference, TIES):
+        text = f"judge {judge} calls {share(value)} ties ({interval}); people call {share(reference)}"
+        yield _warning("judge", judge, "ties", text)
+    if measure == "failure_rate" and value > FAILURES:
+        yield _warning(
+            "judge", judge, "failures", f"judge {judge} failed on {round(value * row['n'])} of {row['n']} judgments"
+        )
+
+
+def _people(agreement: pl.DataFrame, annotators: pl.DataFrame, target: float) -> Iterator[Warned]:
+    ceiling = agreement.filter(
+        (pl.col("between").cast(pl.String) == "person_person")
+        & (pl.col("rater_1") == ANY)
+        & (pl.col("subset") == "all")
+        & (pl.col("measure").cast(pl.String) == "accuracy")
+    )
+    for row in ceiling.iter_rows(named=True):
+        if row["high"] is not None and row["high"] < target:
+            text = f"one person agrees with another on {share(row['value'])} ({span(row['low'], row['high'])})"
+            yield _warning("people", ANY, "ceiling", f"{text}, below the gate's target of {share(target)}")
+    one_each = annotators.filter((pl.col("measure") == "share_of_pairs_with_1") & (pl.col("value") == 1))
+    if not one_each.is_empty():
+        text = "every labelled pair has one label: how far people agree with each other is unknown"
+        yield _warning("people", ANY, "one_label", f"{text}; have two or three people label some pairs")
+    for row in annotators.iter_rows(named=True):
+        yield from _of_annotator(row)
+
+
+def _of_annotator(row: Row) -> Iterator[Warned]:
+    name, measure, value, reference = row["annotator"], row["measure"], row["value"], row["reference"]
+    if reference is None or value >= reference or not _away(row, reference, 0.0):
+        return
+    interval = span(row["low"], row["high"])
+    said = {
+        "agreement": f"annotator {name} agrees with the others on {share(value)} ({interval}); any two people on "
+        f"{share(reference)}",
+        "gold_accuracy": f"annotator {name} is right on {share(value)} of {row['n']} gold items ({interval}); the "
+        f"others on {share(reference)}",
+        "gold_drift": f"annotator {name} is right {100 * -value:.0f} points less often on the later half of the gold "
+        f"items than on the earlier ({interval})",
+    }
+    if measure in said:
+        yield _warning("annotator", name, measure, said[measure])
+
+
+def _drift(trend: pl.DataFrame) -> Iterator[Warned]:
+    newest = trend.filter(pl.col("measured_at") == pl.col("measured_at").max())
+    for row in newest.iter_rows(named=True):
+        moved = {"value": row["difference"], "low": row["difference_low"], "high": row["difference_high"]}
+        if _away(moved, 0.0, 0.0):
+            text = f"judge {row['judge']}: {row['measure']} moved by {row['difference']:+.2f} since the run before"
+            interval = span(row["difference_low"], row["difference_high"])
+            yield _warning("judge", row["judge"], f"drift_{row['measure']}", f"{text} ({interval})")
