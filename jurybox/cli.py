@@ -204,7 +204,7 @@ def label(
     """The labelling page for one or more people: blind, keys A, B, T, S and Z. Serves until Ctrl-C."""
     from dashboard import serve
     from pipeline.labels import queues as labelling
-    from pipeline.labels.book import LabelBook, book_of
+    from pipeline.labels.book import FILE, LabelBook
 
     with opened(config, run_dir, quiet=True) as bench:
         if export is not None:
@@ -213,7 +213,7 @@ def label(
             return
         serve.check(host)
         labelling.guidelines(bench.config.labels)
-        book = LabelBook(book_of(bench.folder.path), bench.seed)
+        book = LabelBook(bench.folder.local(FILE), bench.seed)
         queues = labelling.prepare(bench, book, audit=audit, active=active, gold=gold, each=each, one_pair=one_pair)
         folder = bench.folder.path
     say([f"{name}: {count} pairs" for name, count in queues.items()], queues, as_json=as_json)

@@ -37,13 +37,14 @@ def push(run: RunFolder, config: Config) -> list[str]:
 
     Raises:
         ConfigError: `push` is not set.
-        JobError: there is no token or no dataset, or the Hub refused or could not be reached.
+        JobError: there is no token or no dataset, what is there is damaged, or the Hub refused or could not be reached.
     """
     if config.push is None:
         raise ConfigError("`push` is not set, so there is nowhere to upload to; add push: org/name to the config")
-    dataset, model = run.path / "dataset", run.path / "model"
+    dataset, model = run.local("dataset"), run.local("model")
     if not (dataset / "README.md").is_file():
         raise JobError(f"{dataset} has no README.md, so there is no dataset; run `jurybox export CONFIG` first")
+    run.verify(("dataset", "model", "certificate.json"))
     target = config.push
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=_token(target))
     urls = [_upload(api, target, target.repo, "dataset", _files(dataset))]
@@ -76,7 +77,7 @@ def _files(folder: Path) -> dict[str, Path | bytes]:
 
 def _adapter_readme(run: RunFolder, config: Config, dataset: str) -> dict[str, Path | bytes]:
     """The adapter's card, where training left none or an unfilled one. Not written into ``model/``."""
-    readme = run.path / "model" / "README.md"
+    readme = run.local("model/README.md")
     if readme.is_file() and UNFILLED not in readme.read_text(encoding="utf-8", errors="replace"):
         return {}
     adapter: Mapping[str, Any] = run.read_json("model/adapter_config.json") or {}

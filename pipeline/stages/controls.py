@@ -21,10 +21,10 @@ from judges.suspicion import mark
 from pipeline import ids, schemas
 from pipeline.comparison import Comparison
 from pipeline.config import Config, ModelConfig
+from pipeline.contents import file_digest
 from pipeline.frames import bucketed, conversation
 from pipeline.stages.base import Frames, Result, Shard, Stage, calls_frame
 from pipeline.stages.judge import make
-from pipeline.store import file_digest
 from pipeline.workbench import Workbench
 
 ANSWERS: Mapping[str, str] = {

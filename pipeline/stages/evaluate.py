@@ -20,6 +20,7 @@ from judges.rendering import transcript
 from pipeline import discovery, ids, schemas
 from pipeline.comparison import Comparison, People, comparisons
 from pipeline.config import Config, GeneratorConfig, JudgeConfig, ModelConfig
+from pipeline.contents import file_digest
 from pipeline.engines.base import Answer, Call, Request
 from pipeline.errors import StageError
 from pipeline.frames import conversation, people, with_texts
@@ -28,7 +29,6 @@ from pipeline.sampling.turns import frozen_turns, with_system
 from pipeline.stages.base import Frames, Result, Shard, Stage, calls_frame, dropped_frame
 from pipeline.stages.judge import make
 from pipeline.stages.load import prompts, read_file
-from pipeline.store import file_digest
 from pipeline.workbench import Workbench
 from training.evaluation import (
     INTERVAL,
@@ -209,7 +209,7 @@ def _shards(frames: Frames, config: Config, bench: Workbench) -> list[Shard]:
 
 
 def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
-    adapter = bench.folder.path / "model"
+    adapter = bench.folder.local("model")
     training = bench.folder.read_json("model/training.json")
     if training is None:
         raise StageError(f"{adapter} holds no trained model; run `jurybox train` first")
@@ -266,7 +266,6 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
         "temperature": temperature,
         "simulated": simulated is not None,
     }
-    bench.folder.write_json("evaluation.json", result)
     frame = schemas.frame(
         "duels",
         [
@@ -283,7 +282,9 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
     )
     calls = pl.concat([bench.empty("calls"), *heard.calls]).unique("call_key", keep="first", maintain_order=True)
     return Result(
-        {"duels": frame, "calls": calls, "dropped": dropped_frame("evaluate", reasons)}, complete=heard.complete
+        {"duels": frame, "calls": calls, "dropped": dropped_frame("evaluate", reasons)},
+        complete=heard.complete,
+        artefacts={"evaluation.json": result},
     )
 
 

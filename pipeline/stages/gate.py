@@ -141,8 +141,7 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
         "rule": {**rule, "digest": digest(rule)},
         "audited": _audited(candidates, told),
     }
-    bench.folder.write_json("certificate.json", certificate)
-    return Result({})
+    return Result({}, artefacts={"certificate.json": certificate})
 
 
 def _audited(candidates: pl.DataFrame, told: pl.DataFrame) -> list[dict[str, Any]]:

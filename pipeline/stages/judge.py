@@ -21,11 +21,11 @@ from pipeline.aggregation.votes import Votes, votes_of
 from pipeline.arrays import Array, Integers
 from pipeline.comparison import comparisons
 from pipeline.config import Config, JudgeConfig
+from pipeline.contents import file_digest
 from pipeline.errors import StageError
 from pipeline.frames import SHARD_PROMPTS, bucketed, people, with_texts
 from pipeline.labels.splits import split_labels
 from pipeline.stages.base import Frames, Result, Shard, Stage, calls_frame
-from pipeline.store import file_digest
 from pipeline.workbench import Workbench
 
 
@@ -250,4 +250,6 @@ STAGE = Stage(
     run=_run,
     reads=lambda _config: None,
     shards=_shards,
+    # An adaptive panel goes on from what was judged so far; `fit` pairs may lie outside a shard.
+    beside=("judgments", "calls"),
 )
