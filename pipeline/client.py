@@ -17,6 +17,8 @@ import aiohttp
 import httpx2
 import openai
 
+from pipeline.secrets import register_url
+
 HTTP_ERROR = 400
 HTTP_SERVER_ERROR = 500
 STATUS_ERRORS: Mapping[int, type[openai.APIStatusError]] = {
@@ -124,4 +126,7 @@ def _proxy(url: str) -> str | None:
     if urllib.request.proxy_bypass(place.netloc):
         return None
     known = urllib.request.getproxies()
-    return known.get(place.scheme) or known.get("all")
+    found = known.get(place.scheme) or known.get("all")
+    if found is not None:
+        register_url(found)
+    return found

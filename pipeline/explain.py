@@ -5,11 +5,11 @@ judgments is found at once.
 """
 
 from contextlib import closing
-from typing import Any, cast
+from typing import Any
 
 import polars as pl
-import yaml
 
+from pipeline.config_file import mapping
 from pipeline.errors import InputError
 from pipeline.store import RunFolder
 from pipeline.workbench import Workbench
@@ -135,9 +135,7 @@ def raw_call(run: RunFolder, key: str) -> dict[str, Any]:
 
 
 def _config(run: RunFolder) -> dict[str, Any]:
-    source = run.path / "config.yaml"
-    written: object = yaml.safe_load(source.read_text(encoding="utf-8")) if source.is_file() else None
-    return cast("dict[str, Any]", written) if isinstance(written, dict) else {}
+    return mapping(run.path / "config.yaml")
 
 
 def as_text(found: dict[str, Any]) -> list[str]:

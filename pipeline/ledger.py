@@ -33,6 +33,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.errors import BudgetError, ConfigError, StorageError
+from pipeline.secrets import masked, register_url, struck
 
 BATCH_HOST = "batch"
 """Host of an owner that is a batch at the vendor's (``pipeline.batches``): no process, and alive until it is over."""
@@ -172,7 +173,7 @@ class Ledger:
         self.budget_usd, self.account = budget_usd, account
         self.owner = uuid.uuid4().hex
         url = database_url(place)
-        self.place = url.database if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
+        self.place = url.database if url.get_backend_name() == "sqlite" else masked(str(url))
         try:
             self.engine = _engine(url)
             self._said = _Statements(self.engine.dialect.name)
@@ -323,12 +324,13 @@ class Ledger:
         # What ends goes first, so that its reservation is free for what begins.
         if replies:
             held, reserved = self._held(db, replies, outcomes)
-            rows = [(one.key, one.response, one.cost_usd, one.latency_s) for one in held]
+            # A server may repeat the key that it was sent.
+            rows = [(one.key, struck(one.response), one.cost_usd, one.latency_s) for one in held]
             self._said.reply(db, rows)
             change += sum(one.cost_usd for one in held) - reserved
         if releases:
             held, reserved = self._held(db, releases, outcomes)
-            db.execute(self._said.release, {"rows": _array((one.key, one.error) for one in held)})
+            db.execute(self._said.release, {"rows": _array((one.key, struck(one.error)) for one in held)})
             change -= reserved
         if abandons:
             held, _ = self._held(db, abandons, outcomes)
@@ -679,6 +681,7 @@ def database_url(place: Path | str) -> sa.URL:
     """
     if isinstance(place, Path):
         return sa.URL.create("sqlite", database=str(place))
+    register_url(place)
     try:
         url = sa.make_url(place)
     except SQLAlchemyError:

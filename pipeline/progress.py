@@ -3,6 +3,7 @@
 Writes to standard error, and the one file.
 """
 
+import contextlib
 import os
 import socket
 import sys
@@ -131,7 +132,9 @@ class Lines:
         self._say(f"{stage}: {how}{': ' + made if made else ''}")
 
     def _say(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        # A run that is paid for does not end because nobody can read how far it is.
+        with contextlib.suppress(OSError):
+            print(line, file=sys.stderr, flush=True)
 
 
 class Bars:

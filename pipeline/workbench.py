@@ -15,12 +15,14 @@ import polars as pl
 import yaml
 
 from pipeline import discovery, schemas
-from pipeline.config import Config, EndpointConfig, ModelConfig, load
+from pipeline.config import Config, EndpointConfig, ModelConfig
+from pipeline.config_file import load
 from pipeline.engines.base import Engine
 from pipeline.errors import ConfigError
 from pipeline.ledger import Ledger
 from pipeline.limiter import Clock, Limiter
 from pipeline.progress import Progress, Recorded, Silent
+from pipeline.secrets import register
 from pipeline.store import RunFolder
 
 SECRET_ENV = "JURYBOX_SECRET"  # noqa: S105  the variable's name
@@ -84,7 +86,7 @@ class Workbench:
         follows from the seed, so that a run can be repeated. ``JURYBOX_SECRET`` overrides it.
         """
         given = os.environ.get(SECRET_ENV)
-        return given.encode() if given else hashlib.sha256(f"fence {self.config.seed}".encode()).digest()
+        return register(given).encode() if given else hashlib.sha256(f"fence {self.config.seed}".encode()).digest()
 
     @property
     def workspace(self) -> Path:
@@ -120,7 +122,7 @@ class Workbench:
             return self.folder.path / "ledger.sqlite"
         if wanted.url_env is None:
             return wanted.url or ""
-        url = os.environ.get(wanted.url_env)
+        url = os.environ.get(wanted.url_env, "").strip()
         if not url:
             raise ConfigError(
                 f"`ledger` takes its URL from {wanted.url_env}, which is not set; export it, or leave `ledger` out "

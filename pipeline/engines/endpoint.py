@@ -10,7 +10,6 @@ import gc
 import hashlib
 import json
 import math
-import os
 import random
 import time
 from collections import deque
@@ -23,6 +22,7 @@ from typing import Any, cast
 import openai
 import orjson
 
+from pipeline import secrets
 from pipeline.batches import require_kept
 from pipeline.client import Client, Session
 from pipeline.config import EndpointConfig, ModelConfig, Price
@@ -466,7 +466,10 @@ def api_key(name: str, endpoint: EndpointConfig) -> str:
     """
     if endpoint.api_key_env is None:
         return "none"
-    key = os.environ.get(endpoint.api_key_env, "")
+    try:
+        key = secrets.read(endpoint.api_key_env)
+    except ValueError as error:
+        raise ConfigError(f"endpoint {name!r}: {error}") from None
     if not key:
         raise ConfigError(
             f"endpoint {name!r} takes its key from {endpoint.api_key_env}, which is not set; export it, or remove "

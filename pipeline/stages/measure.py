@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import polars as pl
-import yaml
 
 from pipeline import agreement, annotators, bias, calibration, schemas, trend, warning, winning
 from pipeline.blocks import one_blas_thread
 from pipeline.config import Config
+from pipeline.config_file import mapping
+from pipeline.errors import ConfigError
 from pipeline.frames import people
 from pipeline.ratings import Ratings, Rows, ratings_of
 from pipeline.runner import Result, Shard, Stage, digest
@@ -66,8 +67,11 @@ def history(folder: RunFolder, name: str) -> pl.DataFrame:
         source = other.with_name("config.yaml")
         if other.parent.resolve() == folder.path.resolve() or not source.is_file():
             continue
-        written: object = yaml.safe_load(source.read_text(encoding="utf-8"))
-        if isinstance(written, Mapping) and written.get("name") == name:  # type: ignore[reportUnknownMemberType]
+        try:
+            called = mapping(source).get("name")
+        except ConfigError:  # whatever lies there is no past of this run
+            continue
+        if called == name:
             found.append(RunFolder(other.parent).read("trend"))
     return schemas.frame("trend", pl.concat(found).unique(["snapshot", "judge", "measure"]))
 

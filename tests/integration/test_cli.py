@@ -17,7 +17,7 @@ import yaml
 
 import jurybox as jb
 from pipeline.cli import click_app
-from pipeline.config import load
+from pipeline.config_file import load
 from pipeline.runner import ORDER, run_pipeline
 from pipeline.store import RunFolder
 from pipeline.workbench import Workbench

@@ -18,7 +18,7 @@ import polars as pl
 import pytest
 import yaml
 
-from pipeline.config import load
+from pipeline.config_file import load
 from pipeline.errors import UnreachableError
 from pipeline.limiter import Clock
 from pipeline.runner import StageReport, run_stage

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import load
+from pipeline.config_file import load
 from pipeline.errors import BudgetError, ConfigError, StorageError
 from pipeline.ledger import Claim, Claimed, Ledger, Recorded, Reply
 from tests.worlds import bench

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from pipeline import plan as planning
-from pipeline.config import load
+from pipeline.config_file import load
 from pipeline.plan import Plan, plan
 from pipeline.runner import run_stage
 from pipeline.workbench import Workbench
