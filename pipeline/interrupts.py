@@ -23,6 +23,8 @@ class Ending:
     def __init__(self) -> None:
         self.code = INTERRUPTED
         """Exit code to end with when a KeyboardInterrupt arrives."""
+        self.cancel: Callable[[], object] | None = None
+        """What ends the work in order, where an exception at any line would not."""
         self._told = False
 
     def terminate(self, _number: int, frame: FrameType | None) -> None:
@@ -31,7 +33,9 @@ class Ending:
             os._exit(TERMINATED)
         self._told, self.code = True, TERMINATED
         interrupt = signal.getsignal(signal.SIGINT)
-        if callable(interrupt):
+        if self.cancel is not None:
+            self.cancel()
+        elif callable(interrupt):
             interrupt(signal.SIGINT, frame)
         else:
             raise KeyboardInterrupt
