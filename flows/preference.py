@@ -30,7 +30,7 @@ from pipeline.errors import InputError, JuryboxError, StageError
 from pipeline.interrupts import orderly
 from pipeline.runner import Shard, StageReport
 from pipeline.secrets import struck
-from pipeline.shown import printed, printed_lines
+from pipeline.shown import printed
 from pipeline.workbench import Workbench
 
 AGREEMENT_KEY = "judge-agreement"
@@ -339,7 +339,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"error: {printed_lines(struck(message))}\n")
+    sys.stderr.write(f"error: {printed(struck(message))}\n")
     return code
 
 

@@ -358,22 +358,24 @@ def schema() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """The console script: run a command, turn errors into messages and exit codes."""
-    from pipeline.errors import JuryboxError
+    from pipeline.errors import ConfigError, JuryboxError
     from pipeline.interrupts import INTERRUPTED, orderly
 
     _streams()
     with orderly() as ending:
         try:
             app(arguments)
+        except ConfigError as error:  # has a line for each fault
+            sys.exit(_fail(str(error).split("\n"), error.exit_code))
         except JuryboxError as error:
-            sys.exit(_fail(str(error), error.exit_code))
+            sys.exit(_fail([str(error)], error.exit_code))
         except (KeyboardInterrupt, SystemExit) as end:
             # Typer turns Ctrl-C into this exit code and says nothing.
             if isinstance(end, SystemExit) and end.code != INTERRUPTED:
                 raise
             ending.at_once()
             message = "interrupted; what is done is kept, the same command goes on from there"
-            sys.exit(_fail(message, ending.code))
+            sys.exit(_fail([message], ending.code))
 
 
 def _streams() -> None:
@@ -393,12 +395,13 @@ def _streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _fail(message: str, code: int) -> int:
+def _fail(lines: list[str], code: int) -> int:
     from pipeline.secrets import struck
-    from pipeline.shown import printed_lines
+    from pipeline.shown import printed
 
+    # All but the first are set in, so that none passes for a line of ours.
     with contextlib.suppress(OSError):  # where nothing can be told, the exit code tells
-        typer.echo(f"error: {printed_lines(struck(message))}", err=True)
+        typer.echo("error: " + "\n  ".join(printed(struck(line)) for line in lines), err=True)
     return code
 
 

@@ -46,11 +46,6 @@ def printed(text: str) -> str:
     return "".join(ENDS.get(char, char) for char in _shown(text))
 
 
-def printed_lines(text: str) -> str:
-    """*text* of several lines for a terminal: all but the first are set in, so that none passes for a line of ours."""
-    return "\n  ".join(printed(one) for one in text.split("\n"))
-
-
 def printed_json(text: str) -> str:
     """JSON text for a terminal: the same JSON, with what does not print as escapes of JSON's own."""
     if text.isprintable():
