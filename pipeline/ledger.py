@@ -113,6 +113,8 @@ class Abandon:
 
     key: str
     error: str = "stopped in flight"
+    cost_usd: float | None = None
+    """What it cost, where that is known: a reply came and is no answer. None: its reservation."""
 
 
 Operation = Claim | Reply | Release | Abandon
@@ -253,9 +255,12 @@ class Ledger:
             held, reserved = self._held(db, releases, outcomes)
             db.execute(self._said.release, {"rows": array((one.key, _plain(one.error)) for one in held)})
             change -= reserved
-        if abandons:
-            held, _ = self._held(db, abandons, outcomes)
-            db.execute(self._said.abandon, {"rows": array((one.key, _plain(one.error)) for one in held)})
+        for known in (False, True):
+            if some := [one for one in abandons if (one.cost_usd is not None) is known]:
+                held, reserved = self._held(db, some, outcomes)
+                rows = array((one.key, _plain(one.error), one.cost_usd) for one in held)
+                db.execute(self._said.abandon, {"rows": rows})
+                change += sum(one.cost_usd or 0.0 for one in held) - reserved if known else 0.0
         if claims:
             change += self._claim(db, claims, charged + change, outcomes)
         if change:

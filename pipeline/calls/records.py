@@ -4,6 +4,7 @@ Opens the database read-only, SQLite or PostgreSQL, and leaves no trace in it: n
 """
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,8 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.calls.tables import ACCOUNT, BATCHES, CALLS, database_url, has_tables, named, reading, reason
-from pipeline.errors import StorageError
+from pipeline.config import LedgerConfig
+from pipeline.errors import ConfigError, StorageError
 
 FAULTS = 3
 """Reasons for which calls were charged at their reservation that are told, the commonest first."""
@@ -62,6 +64,25 @@ class OpenBatch:
     calls: int
     claimed_at: float
     """Seconds since 1970."""
+
+
+def place_of(wanted: LedgerConfig | None, folder: Path) -> Path | str:
+    """Where the ledger of a run in *folder* lies: what its config says, or SQLite beside its frames.
+
+    Raises:
+        ConfigError: the URL's variable is not set.
+    """
+    if wanted is None:
+        return folder / "ledger.sqlite"
+    if wanted.url_env is None:
+        return wanted.url or ""
+    url = os.environ.get(wanted.url_env)
+    if not url:
+        raise ConfigError(
+            f"`ledger` takes its URL from {wanted.url_env}, which is not set; export it, or leave `ledger` out for "
+            "SQLite in the run's folder"
+        )
+    return url
 
 
 class Records:

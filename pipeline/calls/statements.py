@@ -73,7 +73,7 @@ class Statements:
         self.abandon = ended.values(
             status="unanswered",
             error=text(1),
-            lost_usd=CALLS.c.lost_usd + CALLS.c.reserved_usd,
+            lost_usd=CALLS.c.lost_usd + sa.func.coalesce(number(2), CALLS.c.reserved_usd),
             lost_claims=CALLS.c.lost_claims + 1,
             reserved_usd=0.0,
         )
