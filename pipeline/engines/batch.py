@@ -27,7 +27,6 @@ from pipeline.engines.endpoint import (
     RETRIED,
     EndpointEngine,
     api_key,
-    cost_usd,
     read_answer,
 )
 from pipeline.errors import BudgetError, EndpointError, StageError, UnreachableError
@@ -363,10 +362,11 @@ class _Run:
             if not isinstance(cast("object", found.body), dict):
                 return Abandon(found.key), None  # paid, and no reply to be had
             response = cast("dict[str, Any]", found.body)
-            cost = cost_usd(response, engine.price)
+            charged = charge(response, self.reserved.get(found.key, 0.0), engine.price)
             if found.key in self.claims:
-                self.found[found.key] = read_answer(found.key, response, cost, None)
-            return Reply(found.key, json.dumps(response), cost, None), None
+                self.found[found.key] = read_answer(found.key, response, charged.cost_usd, None)
+            fault = charged.fault or None
+            return Reply(found.key, json.dumps(response), charged.cost_usd, None, charged.reported_usd, fault), None
         if found.status is None or found.status in TRANSPORT or found.status >= SERVER_ERROR:
             return Release(found.key, found.error[:300] or f"HTTP {found.status}"), None
         problem = engine.client.status_error(found.status, {}, json.dumps(found.body).encode())

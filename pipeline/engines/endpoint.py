@@ -9,26 +9,29 @@ import asyncio
 import gc
 import hashlib
 import json
+import logging
 import math
 import os
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
+import aiohttp
 import openai
 import orjson
 
 from pipeline.batches import require_kept
+from pipeline.calls.usage import Charge, charge, read_usage, surely_unpaid
 from pipeline.client import Client, Session
 from pipeline.config import EndpointConfig, ModelConfig, Price
 from pipeline.engines.base import Advance, Answer, Call, Request, Toolbox
 from pipeline.errors import BudgetError, ConfigError, EndpointError, UnreachableError
-from pipeline.ledger import Abandon, Busy, Claim, Desk, Ledger, Outcome, Recorded, Release, Reply
+from pipeline.ledger import Abandon, Busy, Claim, Desk, Ledger, Operation, Outcome, Recorded, Release, Reply
 from pipeline.limiter import BYTES_PER_TOKEN, EndpointDeadError, Kind, Limiter, Permit
 
 POLL_S = 0.2
@@ -37,8 +40,8 @@ COLLECT_AFTER = 50_000
 BACKOFF_S = 0.5
 MOST_BACKOFF_S = 30.0
 TOP_LOGPROBS = 20
-MOST_TOKENS = 2**53
-"""A reply that says it used more than this has not counted."""
+DRAIN_S = 20.0
+"""How long calls in flight are waited for when a run is stopped; then they stay charged as possibly paid."""
 OVERHEAD_TOKENS = 64
 """Tokens a chat template may add to the bytes of a request, for the worst-case cost."""
 RETRIED = (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError, openai.ConflictError)
@@ -47,6 +50,7 @@ HTTP_TOO_LARGE = 413
 TOO_LONG = ("context_length_exceeded", "maximum context length", "context window", "max_model_len", "too many tokens")
 """What vendors and vLLM say, in lower case, of a prompt that does not fit."""
 UNSENT = "stopped before it was sent"
+LOG = logging.getLogger("jurybox")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +79,15 @@ class EndpointEngine:
         self.ledger: Ledger = toolbox.ledger
         self.limiter: Limiter = toolbox.limiter(name)
         self.client = Client(self.endpoint.base_url, api_key(name, self.endpoint))
+        self.excess = 1.0
+        """The dearest call so far as a multiple of its worst case: a vendor that bills more than was asked for (hidden
+        prompts, reasoning beyond ``max_tokens``) is reckoned with from then on."""
 
     def complete(self, requests: Iterable[Request], advance: Advance) -> list[Answer]:
-        """See Engine. Raises EndpointError, BudgetError."""
+        """See Engine. Raises EndpointError, BudgetError, StorageError.
+
+        On Ctrl-C what is in flight is waited for, at most DRAIN_S.
+        """
         with _few_collections(), asyncio.Runner(loop_factory=_fast_loop()) as runner:
             return runner.run(self._complete(requests, advance))
 
@@ -86,7 +96,7 @@ class EndpointEngine:
 
     async def _complete(self, requests: Iterable[Request], advance: Advance) -> list[Answer]:
         timeout_s = self.limiter.clock.real(self.endpoint.timeout_s)
-        async with self.client.session(self.endpoint.concurrency, timeout_s) as session:
+        async with self.client.session(self.limiter.most, timeout_s) as session:
             return await _Run(self, session, Desk(self.ledger), requests, advance).answers()
 
     def prepared(self, at: int, request: Request) -> _Prepared:
@@ -99,9 +109,16 @@ class EndpointEngine:
             call_key(self.endpoint.base_url, body, request),
             encoded,
             encoded.decode(),
-            _worst_case_usd(len(encoded), request.max_tokens, self.price),
+            _worst_case_usd(len(encoded), request.max_tokens, self.price) * self.excess,
             len(encoded) / BYTES_PER_TOKEN + request.max_tokens,
         )
+
+    def charge(self, call: "_Prepared", response: Mapping[str, Any]) -> Charge:
+        """What a reply is charged (see ``pipeline.calls.usage``)."""
+        found = charge(response, call.reserve_usd, self.price)
+        if found.cost_usd > call.reserve_usd > 0:
+            self.excess *= found.cost_usd / call.reserve_usd
+        return found
 
     def failed(self, key: str, problem: openai.APIError | EndpointDeadError) -> Answer:
         """A failed call as an answer; a failure that every call would share is raised."""
@@ -128,6 +145,22 @@ class EndpointEngine:
         return Answer(Call(key, "unanswered"), error=f"{kind}: HTTP {status}: {_detail(problem)}")
 
 
+@dataclass(slots=True)
+class _Tries:
+    """How often one call failed, and why the last time."""
+
+    count: int = 0
+    """Of those that count against ``attempts``."""
+    failures: int = 0
+    problem: openai.APIError | None = None
+
+    def failed(self, problem: openai.APIError, *, counts: bool) -> None:
+        """Once more."""
+        self.problem = problem
+        self.failures += 1
+        self.count += counts
+
+
 class _Run:
     """One `complete`: as many workers as calls may be in flight, each taking the next request when it has answered one.
 
@@ -152,24 +185,49 @@ class _Run:
         """Claims of this run that have no outcome yet."""
         self.settled = asyncio.Event()
         """Set, and replaced, when one of them gets it."""
+        self.in_flight: set[asyncio.Task[None]] = set()
+        """Workers whose call is at the endpoint's: what it answers is paid for."""
 
     async def answers(self) -> list[Answer]:
         """One answer per request, in their order."""
         try:
             while True:
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(self.engine.endpoint.concurrency):
-                        group.create_task(self._work())
+                await self._together([asyncio.create_task(self._work()) for _ in range(self.limiter.most)])
                 await self.desk.drain()
                 if self.broken is not None:
                     raise self.broken
                 if not self.again:
                     return [self.found[at] for at in range(len(self.found))]
-        except BaseExceptionGroup as errors:
-            raise _first(errors) from None
         finally:
             # Claims that were cancelled are given back in the drain, so it is waited for to the end.
             await self.desk.drain()
+
+    async def _together(self, workers: "Sequence[asyncio.Task[None]]") -> None:
+        """Let them work; when one fails, or we are stopped, nothing more goes out, what is in flight is awaited."""
+        try:
+            done, _ = await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
+            failed = next((one.exception() for one in done if one.exception() is not None), None)
+            self.broken = self.broken or failed
+            if failed is not None:
+                await self._landed(workers)
+        except asyncio.CancelledError as stopped:
+            self.broken = self.broken or stopped
+            await self._landed(workers)
+            raise
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+
+    async def _landed(self, workers: "Sequence[asyncio.Task[None]]") -> None:
+        """Wait for the calls in flight, at most DRAIN_S; who waits for his turn to send is stopped at once."""
+        for worker in workers:
+            if worker not in self.in_flight:
+                worker.cancel()
+        if self.in_flight:
+            wait_s = self.limiter.clock.real(DRAIN_S)
+            LOG.warning("stopping: %d calls in flight are waited for, %.0f s at most", len(self.in_flight), wait_s)
+            await asyncio.wait(self.in_flight, timeout=wait_s)
 
     async def _work(self) -> None:
         while self.broken is None and (item := await self._next()) is not None:
@@ -199,26 +257,32 @@ class _Run:
                 await self.settled.wait()
 
     async def _answer(self, call: _Prepared) -> None:
-        claim = await self._claim(call)
-        if isinstance(claim, Busy):
-            if claim.batch is not None:
-                await asyncio.to_thread(require_kept, self.engine.ledger, claim.batch)
-            self.later.append((call.at, call.request))
-            return
-        if isinstance(claim, Recorded):
-            self._finish(call.at, read_answer(call.key, claim.response, claim.cost_usd, claim.latency_s))
-            return
-        self.claimed += 1
-        try:
-            text, response, latency = await self._send(call)
-        except (openai.APIError, EndpointDeadError) as problem:
-            self.desk.tell(Release(call.key, type(problem).__name__))
-            self._settle()
-            self._finish(call.at, self.engine.failed(call.key, problem))
-            return
-        cost = cost_usd(response, self.engine.price)
-        answer = read_answer(call.key, response, cost, latency)
-        committed = self.desk.do(Reply(call.key, text, cost, latency))
+        tries = _Tries()
+        while True:
+            claim = await self._claim(call)
+            if isinstance(claim, Busy):
+                if claim.batch is not None:
+                    await asyncio.to_thread(require_kept, self.engine.ledger, claim.batch)
+                self.later.append((call.at, call.request))
+                return
+            if isinstance(claim, Recorded):
+                self._finish(call.at, read_answer(call.key, claim.response, claim.cost_usd, claim.latency_s))
+                return
+            self.claimed += 1
+            try:
+                text, response, latency = await self._send(call, tries)
+                break
+            except (openai.APIError, EndpointDeadError) as problem:
+                self.desk.tell(_ended(call.key, problem))
+                self._settle()
+                if not self._goes_on(problem, tries):
+                    told = (tries.problem or problem) if isinstance(problem, EndpointDeadError) else problem
+                    self._finish(call.at, self.engine.failed(call.key, told))
+                    return
+        charged = self.engine.charge(call, response)
+        answer = read_answer(call.key, response, charged.cost_usd, latency)
+        reply = Reply(call.key, text, charged.cost_usd, latency, charged.reported_usd, charged.fault or None)
+        committed = self.desk.do(reply)
         committed.add_done_callback(partial(self._committed, call, answer))
 
     def _committed(self, call: _Prepared, answer: Answer, done: "asyncio.Future[Outcome]") -> None:
@@ -241,39 +305,42 @@ class _Run:
         self.found[at] = answer
         self.advance(1)
 
-    async def _send(self, call: _Prepared) -> tuple[str, dict[str, Any], float]:
-        """The reply as text and as JSON, and its seconds; retried while the transport fails."""
-        problem: openai.APIError | None = None
-        failures = tries = 0
+    async def _send(self, call: _Prepared, tries: "_Tries") -> tuple[str, dict[str, Any], float]:
+        """The reply as text and as JSON, and its seconds; tried again while nothing was done and the transport fails.
+
+        Raises what may have been paid at once: the next try needs a reservation of its own.
+        """
         while True:
             seen = self.limiter.successes
-            permit = await self._permit(call, failures, problem)
+            permit = await self._permit(call, tries)
             try:
                 return await self._sent(call, permit)
             except openai.APIError as failed:
                 problem = failed
             kind = _kind(problem)
             self.limiter.exit(permit, kind, _headers(problem))
-            failures += 1
             # Too fast, while others got through: that is the limiter's business and not one of the call's tries.
-            tries += not (kind == "throttled" and self.limiter.successes > seen)
-            if tries >= self.engine.endpoint.attempts or not _is_transport(problem):
+            tries.failed(problem, counts=not (kind == "throttled" and self.limiter.successes > seen))
+            if not _surely_unpaid(problem) or not self._goes_on(problem, tries):
                 raise problem
 
-    async def _permit(self, call: _Prepared, failures: int, problem: openai.APIError | None) -> Permit:
+    def _goes_on(self, problem: "openai.APIError | EndpointDeadError", tries: "_Tries") -> bool:
+        """Whether a call that failed is tried again."""
+        return self.broken is None and tries.count < self.engine.endpoint.attempts and _is_transport(problem)
+
+    async def _permit(self, call: _Prepared, tries: "_Tries") -> Permit:
         """Wait until the call may go out; stopped while it waits, it goes back free."""
         try:
-            if failures:
-                await self.limiter.clock.sleep(_backoff(failures))
+            if tries.failures:
+                await self.limiter.clock.sleep(_backoff(tries.failures))
             return await self.limiter.enter(call.tokens)
         except asyncio.CancelledError:
             self.desk.tell(Release(call.key, UNSENT))
             raise
-        except EndpointDeadError as dead:
-            raise problem or dead from None
 
     async def _sent(self, call: _Prepared, permit: Permit) -> tuple[str, dict[str, Any], float]:
-        started = time.monotonic()
+        started, worker = time.monotonic(), cast("asyncio.Task[None]", asyncio.current_task())
+        self.in_flight.add(worker)
         try:
             reply = await self.session.post(call.body)
         except openai.APIError:
@@ -283,11 +350,13 @@ class _Run:
             self.limiter.exit(permit, "stopped")
             self.desk.tell(Abandon(call.key))
             raise
+        finally:
+            self.in_flight.discard(worker)
         response = _decoded(reply.body)
         if response is None:
             raise self.engine.client.malformed()
-        prompt, _, completion = _usage(response)
-        used = None if prompt is None else float(prompt + (completion or 0))
+        usage = read_usage(response)
+        used = None if usage.fault else float((usage.prompt_tokens or 0) + (usage.completion_tokens or 0))
         self.limiter.exit(permit, "ok", reply.headers, used)
         return reply.body.decode(), response, time.monotonic() - started
 
@@ -350,20 +419,10 @@ def _worst_case_usd(prompt_bytes: int, max_tokens: int, price: Price | None) -> 
     return ((prompt_bytes + OVERHEAD_TOKENS) * price.input + max_tokens * price.output) / 1e6
 
 
-def cost_usd(response: Mapping[str, Any], price: Price | None) -> float:
-    """What a reply cost by its own count of tokens."""
-    if price is None:
-        return 0.0
-    prompt, cached, completion = _usage(response)
-    cached_price = price.input if price.cached_input is None else price.cached_input
-    fresh = (prompt or 0) - (cached or 0)
-    return (fresh * price.input + (cached or 0) * cached_price + (completion or 0) * price.output) / 1e6
-
-
 def read_answer(key: str, response: Mapping[str, Any], cost: float, latency: float | None) -> Answer:
     """An Answer from a raw reply; a reply of the wrong shape is a failed answer, never an exception."""
-    prompt, cached, completion = _usage(response)
-    call = Call(key, "answered", prompt, cached, completion, cost, latency)
+    used = read_usage(response)
+    call = Call(key, "answered", used.prompt_tokens, used.cached_tokens, used.completion_tokens, cost, latency)
     try:
         choice = response["choices"][0]
         message = choice["message"]
@@ -388,22 +447,6 @@ def _plain(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def _usage(response: Mapping[str, Any]) -> tuple[int | None, int | None, int | None]:
-    found = response.get("usage")
-    if not isinstance(found, Mapping):
-        return None, None, None
-    usage = cast("Mapping[str, Any]", found)
-    inner = usage.get("prompt_tokens_details")
-    details = cast("Mapping[str, Any]", inner if isinstance(inner, Mapping) else {})
-    counts: tuple[Any, ...] = (usage.get("prompt_tokens"), details.get("cached_tokens"), usage.get("completion_tokens"))
-    prompt, cached, completion = (count if _is_count(count) else None for count in counts)
-    return prompt, cached, completion
-
-
-def _is_count(count: object) -> bool:
-    return isinstance(count, int) and not isinstance(count, bool) and 0 <= count <= MOST_TOKENS
-
-
 def _decoded(body: bytes) -> dict[str, Any] | None:
     """A reply's JSON object; None for anything else."""
     try:
@@ -424,6 +467,23 @@ def _is_transport(problem: BaseException) -> bool:
 def _is_too_long(problem: openai.APIError) -> bool:
     said = f"{problem.code} {problem.message}".lower()
     return getattr(problem, "status_code", None) == HTTP_TOO_LARGE or any(words in said for words in TOO_LONG)
+
+
+def _surely_unpaid(problem: BaseException) -> bool:
+    """Whether a call that failed was surely not made: it never went out, or the server says that it did not do it."""
+    if isinstance(problem, openai.APIStatusError):
+        return surely_unpaid(problem.status_code)
+    cause = problem.__cause__
+    return isinstance(problem, EndpointDeadError) or isinstance(
+        cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError
+    )
+
+
+def _ended(key: str, problem: BaseException) -> Operation:
+    """What a call without a reply means for the ledger."""
+    if _surely_unpaid(problem):
+        return Release(key, type(problem).__name__)
+    return Abandon(key, f"no whole reply: {_cause(problem)}"[:300])
 
 
 def _kind(problem: openai.APIError) -> Kind:
@@ -450,12 +510,6 @@ def _cause(problem: BaseException) -> str:
 
 def _detail(problem: openai.APIError) -> str:
     return str(problem.message)[:300]
-
-
-def _first(errors: BaseException) -> BaseException:
-    while isinstance(errors, BaseExceptionGroup):
-        errors = cast("BaseException", errors.exceptions[0])
-    return errors
 
 
 def api_key(name: str, endpoint: EndpointConfig) -> str:
