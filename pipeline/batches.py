@@ -19,35 +19,10 @@ from uuid import uuid4
 
 import sqlalchemy as sa
 
+from pipeline.calls.owners import BATCH_HOST
+from pipeline.calls.tables import BATCHES, CALLS, OWNERS
 from pipeline.errors import StageError
-from pipeline.ledger import (
-    BATCH_HOST,
-    CALLS,
-    METADATA,
-    OWNERS,
-    REAL,
-    Claim,
-    Claimed,
-    Ledger,
-    Operation,
-    Outcome,
-    Release,
-)
-
-BATCHES = sa.Table(
-    "batches",
-    METADATA,
-    sa.Column("tag", sa.String(32), primary_key=True),
-    sa.Column("account", sa.Text, nullable=False),
-    sa.Column("base_url", sa.Text, nullable=False),
-    sa.Column("model", sa.Text, nullable=False),
-    sa.Column("state", sa.String(10), nullable=False),
-    sa.Column("keeper", sa.String(32), nullable=False),
-    sa.Column("file_id", sa.Text),
-    sa.Column("batch_id", sa.Text),
-    sa.Column("claimed_at", REAL, nullable=False),
-    sa.Column("ended", sa.Text),
-)
+from pipeline.ledger import Claim, Claimed, Ledger, Operation, Outcome, Release
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +45,8 @@ class Batches:
     """The batches of one ledger."""
 
     def __init__(self, ledger: Ledger) -> None:
-        """Make the table where there is none.
-
-        Raises:
-            StorageError: the database cannot be written.
-        """
+        """Of this ledger."""
         self.ledger = ledger
-        with ledger.exclusive() as db:
-            BATCHES.create(db, checkfirst=True)
 
     def claim(self, claims: Sequence[Claim], base_url: str, model: str) -> tuple[Batch | None, dict[str, Outcome]]:
         """Claim calls for a new batch; (the batch of those that could be claimed, what came of each by key)."""
@@ -88,7 +57,7 @@ class Batches:
             if not ours:
                 return None, outcomes
             now: sa.ColumnElement[float] = self.ledger.now
-            db.execute(OWNERS.insert().values(owner=tag, host=BATCH_HOST, pid=0, beat=now))
+            db.execute(OWNERS.insert().values(owner=tag, host=BATCH_HOST, pid=0, started="", beat=now))
             self._pass_on(db, ours, self.ledger.owner, tag)
             row = {"tag": tag, "account": self.ledger.account, "base_url": base_url, "model": model}
             db.execute(BATCHES.insert().values(**row, state="claimed", keeper=self.ledger.owner, claimed_at=now))

@@ -14,17 +14,16 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 import polars as pl
-import sqlalchemy as sa
 
 from judges import controls
 from judges.base import Comparison
 from pipeline import ids, prices, schemas, tokens
+from pipeline.calls.usage import Usage, cost_usd, read_usage
 from pipeline.config import EndpointConfig, GeneratorConfig, JudgeConfig, ModelConfig, Price
 from pipeline.engines.base import Answer, Call, Request
-from pipeline.engines.endpoint import call_key, cost_usd, read_answer, request_body, worst_case_usd
+from pipeline.engines.endpoint import call_key, request_body, worst_case_usd
 from pipeline.errors import ConfigError
 from pipeline.frames import conversation, with_texts
-from pipeline.ledger import CALLS
 from pipeline.runner import Shard, is_done, stage
 from pipeline.runner import plan as shards_of
 from pipeline.stages import evaluate, generate, judge, load
@@ -218,20 +217,16 @@ class _Planner:
     # What there is.
 
     def _read_ledger(self) -> None:
-        if not self.bench.has_ledger:
+        records = self.bench.records()
+        if records is None:
             return
-        ledger = self.bench.ledger
-        self.made.charged_usd = ledger.charged_usd()
-        done = sa.and_(CALLS.c.status == "answered")
-        with ledger.engine.connect() as db:
-            self.answered = set(db.execute(sa.select(CALLS.c.call_key).where(done)).scalars())
-            rows = db.execute(
-                sa.select(CALLS.c.request, CALLS.c.response, CALLS.c.latency_s).where(done).limit(RECORDED)
-            ).all()
-        for request, response, latency in rows:
-            body = json.loads(request)
-            turns = [(str(turn["role"]), str(turn["content"])) for turn in body["messages"]]
-            self.seen.setdefault(_kind(body), Seen()).add(_charged(turns, json.loads(response), latency))
+        with records:
+            self.made.charged_usd = records.money().charged_usd
+            self.answered = records.answered()
+            some = records.some(RECORDED)
+        for one in some:
+            turns = [(str(turn["role"]), str(turn["content"])) for turn in one.request["messages"]]
+            self.seen.setdefault(_kind(one.request), Seen()).add(_charged(turns, one.response, one.latency_s))
 
     def _done(self, name: str) -> bool:
         what = stage(name)
@@ -500,7 +495,7 @@ class _Planner:
         cached = prompt * seen.cached / seen.prompt if seen.prompt else 0.0
         price = self._price(options)
         usage = {"prompt_tokens": round(prompt), "completion_tokens": round(completion)}
-        usd = cost_usd({"usage": {**usage, "prompt_tokens_details": {"cached_tokens": round(cached)}}}, price)
+        usd = 0.0 if price is None else cost_usd(Usage(round(prompt), round(cached), round(completion)), price)
         most = len(todo) * asked.weight if asked.most is None else max(asked.most - free * asked.weight, 0)
         worst = sum(worst_case_usd(request_body(options.model, request), price) for request in todo)
         attempts = int(getattr(options, "max_attempts", 1))
@@ -640,15 +635,15 @@ def _kind(body: Mapping[str, Any]) -> str:
 
 
 def _charged(turns: Sequence[tuple[str, str]], response: Mapping[str, Any], latency: float | None) -> Seen:
-    call = read_answer("", response, 0.0, latency).call
-    if call.prompt_tokens is None:
+    used = read_usage(response)
+    if used.fault:
         return Seen()
     return Seen(
         calls=1,
         estimated=tokens.of_messages(turns),
-        prompt=call.prompt_tokens,
-        cached=call.cached_tokens or 0,
-        completion=call.completion_tokens or 0,
+        prompt=used.prompt_tokens or 0,
+        cached=used.cached_tokens or 0,
+        completion=used.completion_tokens or 0,
         latency=latency or 0.0,
         timed=0 if latency is None else 1,
     )

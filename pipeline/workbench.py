@@ -15,9 +15,9 @@ import polars as pl
 import yaml
 
 from pipeline import discovery, schemas
+from pipeline.calls.records import Records, place_of
 from pipeline.config import Config, EndpointConfig, ModelConfig, load
 from pipeline.engines.base import Engine
-from pipeline.errors import ConfigError
 from pipeline.ledger import Ledger
 from pipeline.limiter import Clock, Limiter
 from pipeline.progress import Progress, Recorded, Silent
@@ -114,19 +114,12 @@ class Workbench:
         """Whether there is a ledger already; opening one makes it."""
         return self.config.ledger is not None or (self.folder.path / "ledger.sqlite").is_file()
 
+    def records(self) -> Records | None:
+        """The run's ledger for those who only read it, to be closed by them; None where there is none yet."""
+        return Records(self._ledger_place(), self.config.name) if self.has_ledger else None
+
     def _ledger_place(self) -> Path | str:
-        wanted = self.config.ledger
-        if wanted is None:
-            return self.folder.path / "ledger.sqlite"
-        if wanted.url_env is None:
-            return wanted.url or ""
-        url = os.environ.get(wanted.url_env)
-        if not url:
-            raise ConfigError(
-                f"`ledger` takes its URL from {wanted.url_env}, which is not set; export it, or leave `ledger` out "
-                "for SQLite in the run's folder"
-            )
-        return url
+        return place_of(self.config.ledger, self.folder.path)
 
     def limiter(self, name: str) -> Limiter:
         """The limiter of the endpoint *name*; one for all who call it."""

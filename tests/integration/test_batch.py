@@ -17,11 +17,11 @@ import pytest
 import sqlalchemy as sa
 import yaml
 
+from pipeline.calls.tables import ACCOUNT, CALLS, database_url
 from pipeline.engines import batch as batch_engine
 from pipeline.engines.base import Answer, Request
 from pipeline.engines.endpoint import request_body
 from pipeline.errors import BudgetError, ConfigError, EndpointError, StageError
-from pipeline.ledger import ACCOUNT, CALLS, database_url
 from pipeline.store import RunFolder
 from tests import forked
 from tests.batch_endpoint import BatchEndpoint, Fate
