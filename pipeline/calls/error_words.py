@@ -72,9 +72,9 @@ MISCONFIGURED = _any(
     r"unexpected endpoint or method|no models? (?:is |are )?(?:loaded|found)",  # LM Studio, under 200 and 404
     r"model[_ ]not[_ ](?:found|available)|model .{0,80}(?:not found|does not exist)|no endpoints found",
     r"(?:invalid|unknown|no such) model|not a valid model|deploymentnotfound",
-    r"invalid[_ ]api[_ ]key|api[_ ]key not valid|incorrect api key",  # Gemini says it under 400
 )
-"""What a person mends before any call can be answered: a path, model or key that is not there."""
+"""What a person mends before any call can be answered: a path or model that is not there."""
+BAD_KEY = _any(r"invalid[_ ]api[_ ]key|api[_ ]key not valid|incorrect api key")  # Gemini says it under 400
 ACCOUNT = _any(r"\baccount\b|organi[sz]ation|api key")
 """Under 401 and 403: it is about who asks, and not about what."""
 

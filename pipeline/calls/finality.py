@@ -17,11 +17,16 @@ Fate = Literal["answer", "final", "again", "mend", "rejected"]
 """``answer``: text came. ``final``: there will be none, and nobody asks again. ``again``: it may pass; tried again at
 once, then by the next run. ``mend``: a person must do something first; asked again by the next run, and ends the stage
 where no call gets through. ``rejected``: this request is refused; not repeated in this run, asked again by the next."""
-Reason = Literal["refused", "content_filter", "too_long", "cut_off", "unanswered", "rejected"]
+About = Literal["", "key", "credit", "model", "redirect", "other"]
+"""What a person has to mend; empty where it is nothing of the kind."""
+Reason = Literal["refused", "content_filter", "too_long", "cut_off", "empty_answer", "unanswered", "rejected"]
+"""``empty_answer`` is of a model in this process: it would say nothing again."""
 
 OK, REDIRECT, HTTP_ERROR, SERVER_ERROR, TOO_LARGE, THROTTLED = 200, 300, 400, 500, 413, 429
 PASSING_STATUS = (408, 409, 423, 424, 425, 429, 449, 499)
-MENDED_STATUS = (401, 402, 403, 404, 405, 407, 410, 426)
+MENDED_STATUS: Mapping[int, About] = {
+    401: "key", 402: "credit", 403: "key", 404: "model", 405: "model", 407: "other", 410: "model", 426: "other",
+}  # fmt: skip
 NOBODY = (401, 403)
 WORDLESS = (401, 402, 407, 429)
 """Statuses whose words never mean a prompt that is too long: a minute's tokens are counted in the same words."""
@@ -94,6 +99,8 @@ class Outcome:
     """``stop``, ``length``, or the endpoint's own word."""
     throttled: bool = False
     """The endpoint asks for fewer calls."""
+    about: About = ""
+    """What a person has to mend."""
 
     @property
     def final(self) -> bool:
@@ -112,7 +119,7 @@ def outcome(status: int, body: object) -> Outcome:
         return (
             _replied(status, body)
             if status < REDIRECT
-            else Outcome("mend", "unanswered", error_words.words(status, body))
+            else Outcome("mend", "unanswered", error_words.words(status, body), about="redirect")
         )
     return failed(status, error_words.words(status, body))
 
@@ -124,30 +131,37 @@ def failed(status: int, words: str) -> Outcome:
         status: of HTTP, or that which an error object carries; 0 where it carries none.
         words: the endpoint's.
     """
-    fate, reason = _judged(status, words.lower())
-    return Outcome(fate, reason, words, throttled=status == THROTTLED)
+    fate, reason, about = _judged(status, words.lower())
+    return Outcome(fate, reason, words, throttled=status == THROTTLED, about=about)
 
 
-def _judged(status: int, low: str) -> tuple[Fate, Reason]:
-    """The fate of an error and its reason, by its status and its words in lower case."""
+def _judged(status: int, low: str) -> tuple[Fate, Reason, About]:
+    """The fate of an error, its reason and what is to be mended, by its status and its words in lower case."""
     passing = error_words.PASSING.search(low) is not None
     about_us = status in NOBODY and error_words.ACCOUNT.search(low) is not None
-    by_words: tuple[tuple[bool, re.Pattern[str], Fate, Reason], ...] = (
-        (status not in WORDLESS and not about_us, error_words.FILTERED, "final", "content_filter"),
-        (not (status == THROTTLED and passing), error_words.NO_CREDIT, "mend", "unanswered"),
-        (status not in WORDLESS, error_words.TOO_LONG, "final", "too_long"),
-        (status < SERVER_ERROR and status != THROTTLED, error_words.MISCONFIGURED, "mend", "unanswered"),
+    by_words: tuple[tuple[bool, re.Pattern[str], Fate, Reason, About], ...] = (
+        (status not in WORDLESS and not about_us, error_words.FILTERED, "final", "content_filter", ""),
+        (not (status == THROTTLED and passing), error_words.NO_CREDIT, "mend", "unanswered", "credit"),
+        (status not in WORDLESS, error_words.TOO_LONG, "final", "too_long", ""),
+        (
+            status < SERVER_ERROR and status not in (401, 403, THROTTLED),
+            error_words.BAD_KEY,
+            "mend",
+            "unanswered",
+            "key",
+        ),
+        (status < SERVER_ERROR and status != THROTTLED, error_words.MISCONFIGURED, "mend", "unanswered", "model"),
     )
-    for applies, phrases, fate, reason in by_words:
+    for applies, phrases, fate, reason, about in by_words:
         if applies and phrases.search(low):
-            return fate, reason
+            return fate, reason, about
     if status == TOO_LARGE:
-        return "final", "too_long"
+        return "final", "too_long", ""
     if status in MENDED_STATUS:
-        return "mend", "unanswered"
+        return "mend", "unanswered", MENDED_STATUS[status]
     if status in PASSING_STATUS or status >= SERVER_ERROR or passing:
-        return "again", "unanswered"
-    return "rejected", "rejected"
+        return "again", "unanswered", ""
+    return "rejected", "rejected", ""
 
 
 def no_reply(words: str) -> Outcome:
@@ -201,8 +215,9 @@ def _choice(reply: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def _message(choice: Mapping[str, Any]) -> Mapping[str, Any]:
     message = choice.get("message")
-    if isinstance(message, Mapping):
-        return cast("Mapping[str, Any]", message)
+    for found in (message, choice.get("delta")):
+        if isinstance(found, Mapping):
+            return cast("Mapping[str, Any]", found)
     return {"content": choice.get("text")}
 
 

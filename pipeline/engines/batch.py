@@ -19,15 +19,15 @@ import tenacity
 from openai.types import Batch as Told
 
 from pipeline.batches import Batch, Batches, left_behind, line
+from pipeline.calls import finality
+from pipeline.calls.usage import charge, surely_unpaid
 from pipeline.config import BatchConfig, EndpointConfig, ModelConfig
 from pipeline.engines.base import Advance, Answer, Call, Request, Toolbox
 from pipeline.engines.endpoint import (
     BACKOFF_S,
     MOST_BACKOFF_S,
-    RETRIED,
     EndpointEngine,
     api_key,
-    cost_usd,
     read_answer,
 )
 from pipeline.errors import BudgetError, EndpointError, StageError, UnreachableError
@@ -45,7 +45,8 @@ UPLOAD_S = 900.0
 CLOCKS_DIFFER_S = 86_400.0
 """A batch created this long before its claim is not looked at when a tag is searched."""
 OK, TRANSPORT = 200, (408, 409, 429)
-SERVER_ERROR = 500
+RETRIED = (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError, openai.ConflictError)
+ERROR = 400
 RUNNING = ("validating", "in_progress", "finalizing", "cancelling")
 QUEUE_FULL = ("token_limit_exceeded", "request_limit_exceeded")
 """Codes of a batch that was not taken because too much is enqueued already."""
@@ -109,8 +110,7 @@ class BatchEngine(EndpointEngine):
                 self.options.endpoint or "",
             )
         if isinstance(problem, openai.AuthenticationError | openai.PermissionDeniedError):
-            # Raises what a direct call would.
-            self.failed("", problem)
+            return self.shared(finality.outcome(problem.status_code, problem.body))
         return EndpointError(f"{where} refused {doing}: HTTP {status}: {problem.message[:300]}; correct what it names")
 
 
@@ -359,24 +359,29 @@ class _Run:
     def _read(self, found: Line) -> tuple[Operation, EndpointError | None]:
         """What a line means for the ledger; its answer, where it is final, goes to those that are found."""
         engine = self.engine
-        if found.status == OK:
-            if not isinstance(cast("object", found.body), dict):
-                return Abandon(found.key), None  # paid, and no reply to be had
-            response = cast("dict[str, Any]", found.body)
-            cost = cost_usd(response, engine.price)
+        if found.status is None:
+            return Release(found.key, found.error[:300] or "the call was not made"), None
+        told = finality.outcome(found.status, found.body)
+        body = cast("dict[str, Any]", found.body) if isinstance(cast("object", found.body), dict) else {}
+        paid = not (found.status >= ERROR and surely_unpaid(found.status))
+        reserved = self.claims[found.key].reserve_usd if found.key in self.claims else 0.0
+        charged = charge(body, reserved, engine.price)
+        if found.status == OK and told.final:
             if found.key in self.claims:
-                self.found[found.key] = read_answer(found.key, response, cost, None)
-            return Reply(found.key, json.dumps(response), cost, None), None
-        if found.status is None or found.status in TRANSPORT or found.status >= SERVER_ERROR:
-            return Release(found.key, found.error[:300] or f"HTTP {found.status}"), None
-        problem = engine.client.status_error(found.status, {}, json.dumps(found.body).encode())
-        try:
-            answer = engine.failed(found.key, problem)
-        except EndpointError as fatal:
-            return Release(found.key, type(problem).__name__), fatal
-        if found.key in self.claims:
-            self.found[found.key] = answer
-        return Release(found.key, type(problem).__name__), None
+                self.found[found.key] = read_answer(found.key, body, charged.cost_usd, None)
+            reported = charged.reported_usd
+            return Reply(found.key, json.dumps(body), charged.cost_usd, None, reported, charged.fault or None), None
+        fatal: EndpointError | None = None
+        if told.fate == "mend" and told.about == "key":
+            fatal = engine.shared(told)
+        elif told.final or told.fate == "rejected":
+            self._note(found.key, engine.failed(found.key, told))
+        ended = Abandon(found.key, told.words, charged.cost_usd if body else None) if paid else None
+        return ended or Release(found.key, told.words), fatal
+
+    def _note(self, key: str, answer: Answer) -> None:
+        if key in self.claims:
+            self.found[key] = answer
 
     def _failed(self, batch: Batch, told: Told) -> None:
         """A batch that the vendor did not take; none of its calls was made."""
@@ -407,8 +412,8 @@ class _Run:
                 continue
             self.tries[key] += 1
             if self.tries[key] >= self.engine.endpoint.attempts:
-                error = f"unanswered: left out of {self.tries[key]} batches; the last one is {why}"
-                self.found[key] = Answer(Call(key, "unanswered"), error=error)
+                error = f"left out of {self.tries[key]} batches; the last one is {why}"
+                self.found[key] = Answer(Call(key, "unanswered"), reason="unanswered", error=error)
 
     def _show(self, done: int | None = None) -> None:
         """Progress: answers that are here, and those that the vendor counts; it never goes back."""
