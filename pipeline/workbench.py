@@ -16,6 +16,7 @@ import yaml
 
 from pipeline import discovery, schemas
 from pipeline.calls.dialect import Dialect
+from pipeline.calls.handles import fitting
 from pipeline.calls.records import Records, place_of
 from pipeline.config import Config, EndpointConfig, ModelConfig, load
 from pipeline.engines.base import Engine
@@ -131,7 +132,7 @@ class Workbench:
             if name not in self._limiters:
                 told = self.endpoint(name)
                 self._limiters[name] = Limiter(
-                    told.concurrency,
+                    fitting(told.concurrency),
                     requests_per_minute=told.requests_per_minute,
                     tokens_per_minute=told.tokens_per_minute,
                     max_wait_s=told.max_wait_s,
