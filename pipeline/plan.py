@@ -261,7 +261,7 @@ class _Planner:
             for item in items:
                 turns = load.with_system(item.messages, first.system if first else None)
                 requests.append(Request(turns, first.max_tokens if first else 1, temperature=0.0))
-            return [Answer(Call("", "answered"), _stand_in(0, self._length(first))) for _ in items]
+            return [Answer(Call("", "answered"), _stand_in(0, self._length(first)), "stop") for _ in items]
 
         return load.frozen_turns(conversations, respond)[0], requests
 
@@ -454,7 +454,9 @@ class _Planner:
         for generator in generators:
             wanted = generate.requests(some, generator, self.config.seed)
             answers = self._try(generator, [request for *_, request in wanted])
-            found.append(generate.samples(wanted, answers, generator.label)[0])
+            found.append(
+                generate.samples(wanted, [generate.taken(one, generator) for one in answers], generator.label)[0]
+            )
         self.made.notes.append(f"{some.height} of {prompts.height} prompts were answered by models in this process")
         return pl.concat(found).unique("sample_id", keep="first", maintain_order=True), some
 
@@ -497,7 +499,7 @@ class _Planner:
         usage = {"prompt_tokens": round(prompt), "completion_tokens": round(completion)}
         usd = 0.0 if price is None else cost_usd(Usage(round(prompt), round(cached), round(completion)), price)
         most = len(todo) * asked.weight if asked.most is None else max(asked.most - free * asked.weight, 0)
-        worst = sum(worst_case_usd(request_body(options.model, request), price) for request in todo)
+        worst = sum(worst_case_usd(self._body(options, request), price) for request in todo)
         attempts = int(getattr(options, "max_attempts", 1))
         basis = asked.basis
         if basis == "counted" and todo and not seen.calls and not todo[0].choices:
@@ -522,7 +524,7 @@ class _Planner:
         if options.endpoint is None:
             return list(asked.requests), 0
         base_url = self._endpoint(options).base_url
-        named = {call_key(base_url, request_body(options.model, one), one): one for one in asked.requests}
+        named = {call_key(base_url, self._body(options, one), one): one for one in asked.requests}
         left = [request for key, request in named.items() if key not in self.answered]
         return left, len(named) - len(left)
 
@@ -531,7 +533,7 @@ class _Planner:
         if options.endpoint is None:
             return self.tried.get(self._place(options), Seen())
         found = Seen()
-        for kind in {_kind(request_body(options.model, request)) for request in todo}:
+        for kind in {_kind(self._body(options, request)) for request in todo}:
             found.add(self.seen.get(kind, Seen()))
         return found if found.calls >= ENOUGH else Seen()
 
@@ -547,7 +549,7 @@ class _Planner:
         if options is None:
             return ANSWER_TOKENS
         tried = self.tried.get(self._place(options), Seen())
-        body = request_body(options.model, Request((), options.max_tokens, options.temperatures[0], options.top_p))
+        body = self._body(options, Request((), options.max_tokens, options.temperatures[0], options.top_p))
         seen = tried if tried.calls else self.seen.get(_kind(body), Seen())
         if seen.calls >= ENOUGH:
             return round(seen.completion / seen.calls)
@@ -568,6 +570,11 @@ class _Planner:
 
     def _price(self, options: ModelConfig) -> Price | None:
         return options.price if options.endpoint is None else self._endpoint(options).price_of(options)
+
+    def _body(self, options: ModelConfig, request: Request) -> dict[str, Any]:
+        """The request as it is sent, as far as no endpoint refuses a part of it."""
+        plain = request_body(options.model, request)
+        return plain if options.endpoint is None else self.bench.dialect(options).body(plain)
 
     def _endpoint(self, options: ModelConfig) -> EndpointConfig:
         if options.endpoint is None:

@@ -115,6 +115,8 @@ class Stage:
     """JSON files and folders of the run that are read."""
     artefacts_out: tuple[str, ...] = ()
     """JSON files and folders of the run that are written."""
+    verify: Callable[[Workbench], None] | None = None
+    """Looks at what all shards wrote together; raises StageError where that is nothing to go on with."""
     version: int = 1
     """Raised when the function's result changes for the same input."""
 
@@ -232,6 +234,8 @@ def finish(bench: Workbench, what: Stage, shards: Mapping[str, tuple[Shard, str]
     if manifest["stages"].get(what.name) != row:
         manifest["stages"][what.name] = row
         run.write_json("manifest.json", manifest)
+    if what.verify is not None:
+        what.verify(bench)
     return report
 
 

@@ -15,6 +15,7 @@ import polars as pl
 import yaml
 
 from pipeline import discovery, schemas
+from pipeline.calls.dialect import Dialect
 from pipeline.calls.handles import fitting
 from pipeline.calls.records import Records, place_of
 from pipeline.config import Config, EndpointConfig, ModelConfig, load
@@ -24,6 +25,8 @@ from pipeline.limiter import Clock, Limiter
 from pipeline.progress import Progress, Recorded, Silent
 from pipeline.store import RunFolder
 
+REFUSED = "refused.json"
+"""Model at an endpoint -> parameter -> what was done about it, in words."""
 SECRET_ENV = "JURYBOX_SECRET"  # noqa: S105  the variable's name
 
 
@@ -40,6 +43,7 @@ class Workbench:
         self._engines: dict[str, Engine] = {}
         self._ledger: Ledger | None = None
         self._limiters: dict[str, Limiter] = {}
+        self._dialects: dict[str, Dialect] = {}
         self.clock = Clock()
         """Time as limiters and retries see it."""
         # Re-entrant: an engine asks for the ledger while it is being made.
@@ -136,6 +140,16 @@ class Workbench:
                 )
             return self._limiters[name]
 
+    def dialect(self, options: ModelConfig) -> Dialect:
+        """How a model is spoken to at its endpoint; one for all who call it there in the same words."""
+        endpoint = self.endpoint(options.endpoint or "")
+        key = options.model_dump_json(include={"model", "endpoint", "body", "structured"})
+        with self._lock:
+            if key not in self._dialects:
+                changes, how = (endpoint.body, options.body), options.structured or endpoint.structured
+                self._dialects[key] = Dialect(endpoint.base_url, options.model, changes, how)
+            return self._dialects[key]
+
     def endpoint(self, name: str) -> EndpointConfig:
         """The endpoint *name* of the config."""
         return self.config.endpoints[name]
@@ -145,7 +159,18 @@ class Workbench:
 
         Shards go judge by judge, so a GPU that holds the larger of two models is large enough.
         """
-        place = {"model", "endpoint", "engine", "engine_args", "price", "batch"}
+        place = {
+            "model",
+            "endpoint",
+            "engine",
+            "engine_args",
+            "price",
+            "batch",
+            "body",
+            "headers",
+            "query",
+            "structured",
+        }
         key = options.model_dump_json(include=place)
         with self._lock:
             if key not in self._engines:
@@ -162,3 +187,11 @@ class Workbench:
             for engine in self._engines.values():
                 engine.close()
             self._engines.clear()
+            self._write_refused()
+
+    def _write_refused(self) -> None:
+        """Note in the run's folder which parameters endpoints have refused, for the summary."""
+        told = {key: dict(dialect.refused) for key, dialect in self._dialects.items() if dialect.refused}
+        known = self.folder.read_json(REFUSED) or {}
+        if any(known.get(key) != value for key, value in told.items()):
+            self.folder.write_json(REFUSED, {**known, **told})

@@ -18,9 +18,10 @@ import openai
 from openai.types import Batch as Told
 
 from pipeline.batches import Batch, Batches, left_behind, line
+from pipeline.calls import finality
 from pipeline.calls.batch_lines import ALL_DONE, Counts, Line, counts, state, surely_unmade, word
 from pipeline.calls.usage import charge, surely_unpaid
-from pipeline.calls.vendor import QUEUE_FULL, RETRIED, TRANSPORT, Vendor, is_transport
+from pipeline.calls.vendor import QUEUE_FULL, RETRIED, Vendor, is_transport
 from pipeline.config import BatchConfig, ModelConfig
 from pipeline.engines.base import Advance, Answer, Call, Request, Toolbox
 from pipeline.engines.endpoint import (
@@ -40,7 +41,6 @@ LATE_LOOKS = 10
 BUSY_S = 1.0
 """Between two looks at calls that somebody else is making."""
 OK = 200
-SERVER_ERROR = 500
 GIVE_UP = "jurybox batches CONFIG --give-up ID"
 GIVE_UP_LOOKS = 5
 
@@ -92,7 +92,7 @@ class BatchEngine(EndpointEngine):
         self.batches.leave()
         self.vendor.client.close()
 
-    def refused(self, problem: openai.APIError, doing: str) -> EndpointError:
+    def untaken(self, problem: openai.APIError, doing: str) -> EndpointError:
         """The error of a step that the vendor's API did not take."""
         where = f"endpoint {self.options.endpoint!r} ({self.endpoint.base_url})"
         status = getattr(problem, "status_code", None)
@@ -109,8 +109,7 @@ class BatchEngine(EndpointEngine):
                 self.options.endpoint or "",
             )
         if isinstance(problem, openai.AuthenticationError | openai.PermissionDeniedError):
-            # Raises what a direct call would.
-            self.failed("", problem)
+            return self.shared(finality.outcome(problem.status_code, problem.body))
         return EndpointError(f"{where} refused {doing}: HTTP {status}: {problem.message[:300]}; correct what it names")
 
 
@@ -236,7 +235,7 @@ class _Run:
         if not is_transport(problem):
             # A refusal is an answer: there is no batch.
             self.batches.finish(batch, str(problem.message)[:300])
-        raise self.engine.refused(problem, doing) from None
+        raise self.engine.untaken(problem, doing) from None
 
     def _queue_full(self, count: int, said: str) -> None:
         """Too many tokens wait at the vendor's: wait for ours to be done, and send smaller batches."""
@@ -270,7 +269,7 @@ class _Run:
                 else:
                     self._end(batch, told, said)
             except openai.APIError as problem:
-                raise self.engine.refused(problem, f"batch {batch.batch_id} was fetched") from None
+                raise self.engine.untaken(problem, f"batch {batch.batch_id} was fetched") from None
         self._show()
 
     def _end(self, batch: Batch, told: Told, said: Counts | None) -> None:
@@ -318,31 +317,32 @@ class _Run:
         self._over(batch, str(told.status))
 
     def _read(self, found: Line, reserved_usd: float) -> tuple[Operation, EndpointError | None]:
-        """What a line means for the ledger; its answer, where it is final, goes to those that are found."""
+        """What a line means for the ledger; its answer, where nobody asks again, goes to those that are found."""
         engine = self.engine
         if found.status is None:
             unmade = found.error[:300] or "no reply"
             return (Release(found.key, unmade) if found.unmade else Abandon(found.key, unmade)), None
-        if found.status == OK:
-            if not isinstance(cast("object", found.body), dict):
-                return Abandon(found.key, "the batch has no reply to it"), None
-            response = cast("dict[str, Any]", found.body)
-            charged = charge(response, reserved_usd, engine.price)
-            if found.key in self.claims:
-                self.found[found.key] = read_answer(found.key, response, charged.cost_usd, None)
+        told = finality.outcome(found.status, found.body)
+        body = cast("dict[str, Any]", found.body) if isinstance(cast("object", found.body), dict) else {}
+        charged = charge(body, reserved_usd, engine.price)
+        if found.status == OK and told.final:
+            engine.got_through()
+            self._note(found.key, read_answer(found.key, body, charged.cost_usd, None))
             fault = charged.fault or None
-            return Reply(found.key, json.dumps(response), charged.cost_usd, None, charged.reported_usd, fault), None
-        if found.status in TRANSPORT or found.status >= SERVER_ERROR:
-            why = found.error[:300] or f"HTTP {found.status}"
-            return (Release if surely_unpaid(found.status) else Abandon)(found.key, why), None
-        problem = engine.client.status_error(found.status, {}, json.dumps(found.body).encode())
-        try:
-            answer = engine.failed(found.key, problem)
-        except EndpointError as fatal:
-            return Release(found.key, type(problem).__name__), fatal
-        if found.key in self.claims:
-            self.found[found.key] = answer
-        return Release(found.key, type(problem).__name__), None
+            return Reply(found.key, json.dumps(body), charged.cost_usd, None, charged.reported_usd, fault), None
+        fatal: EndpointError | None = None
+        if told.final or told.fate != "again":
+            try:
+                self._note(found.key, engine.failed(found.key, told))
+            except EndpointError as shared:
+                fatal = shared
+        if surely_unpaid(found.status):
+            return Release(found.key, told.words), fatal
+        return Abandon(found.key, told.words, charged.cost_usd if body else None), fatal
+
+    def _note(self, key: str, answer: Answer) -> None:
+        if key in self.claims:
+            self.found[key] = answer
 
     def _failed(self, batch: Batch, told: Told) -> None:
         """A batch that the vendor did not take; none of its calls was made."""
@@ -371,8 +371,8 @@ class _Run:
                 continue
             self.tries[key] += 1
             if self.tries[key] >= self.engine.endpoint.attempts:
-                error = f"unanswered: left out of {self.tries[key]} batches; the last one is {why}"
-                self.found[key] = Answer(Call(key, "unanswered"), error=error)
+                error = f"left out of {self.tries[key]} batches; the last one is {why}"
+                self.found[key] = Answer(Call(key, "unanswered"), reason="unanswered", error=error)
 
     def give_up(self, batch: Batch, *, now: bool) -> str:
         """See BatchEngine."""
@@ -411,7 +411,7 @@ class _Run:
         except openai.NotFoundError:
             return None
         except openai.APIError as problem:
-            raise self.engine.refused(problem, f"batch {batch.batch_id or batch.tag} was given up") from None
+            raise self.engine.untaken(problem, f"batch {batch.batch_id or batch.tag} was given up") from None
         return told
 
     def _over(self, batch: Batch, why: str, *, tried: bool = True) -> None:

@@ -50,7 +50,7 @@ def judgments(made: Sequence[Judgment], judge: str) -> pl.DataFrame:
                 "order": one.order,
                 "preference": one.preference,
                 "rationale": one.rationale,
-                "error": one.error,
+                "error": one.fault,
                 "call_keys": list(one.call_keys),
             }
             for one in made
@@ -191,7 +191,7 @@ def _result(made: Mapping[str, Sequence[Opinions]]) -> Result:
     }
     return Result(
         {name: schemas.frame(name, pl.concat(parts)) for name, parts in frames.items() if parts},
-        complete=not any((one.error or "").startswith("unanswered") for _, each in said for one in each.judgments),
+        complete=not any(one.unanswered for _, each in said for one in each.judgments),
     )
 
 
