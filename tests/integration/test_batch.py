@@ -24,12 +24,13 @@ from pipeline.engines import batch as batch_engine
 from pipeline.engines.base import Answer, Request
 from pipeline.engines.endpoint import request_body, worst_case_usd
 from pipeline.errors import BudgetError, ConfigError, EndpointError, InputError, StageError
+from pipeline.runner import run_stage
 from pipeline.store import RunFolder
 from tests import forked
 from tests.batch_endpoint import BatchEndpoint, Fate
 from tests.endpoints import Body, Endpoint, Reply, chat
 from tests.recorded_endpoint import PATIENCE_S, command, jurybox_here
-from tests.worlds import bench
+from tests.worlds import bench, world
 
 PAIRS = 6
 CALLS_IN_ALL = 2 * PAIRS
@@ -442,6 +443,26 @@ def test_a_batch_that_is_gone_stays_charged_when_it_is_given_up(
     charged, _, lost = accounts(tmp_path / "run" / "ledger.sqlite")
     assert (charged, lost) == (pytest.approx(3 * RESERVED_USD), 3)
     assert texts(complete(tmp_path, server.url, 3)) == words(3)
+
+
+def test_batches_of_several_judges_are_sent_side_by_side(tmp_path: Path) -> None:
+    """Both lie at the vendor's before the first is looked at, each is paid once, and the next run asks nothing."""
+    world_of = {"first": ["yes", "no"], "second": ["one", "two"]}
+    with BatchEndpoint(verdict) as server:
+        judge = {"kind": "pairwise", "endpoint": "e", "max_tokens": 60, "price": PRICE, "batch": {"poll_s": POLL_S}}
+        settings: dict[str, Any] = {
+            "endpoints": {"e": {"base_url": server.url, "attempts": 3}},
+            "judges": [{"name": name, "model": name, **judge} for name in ("one", "two")],
+        }
+        with bench(tmp_path, world(world_of), **settings) as run:
+            run_stage(run, "judge")
+            judged = run.folder.read("judgments")
+        assert judged.height == 2 * 2 * 2
+        assert judged["error"].null_count() == judged.height
+        steps = [event for event in server.events if event in ("create", "retrieve")]
+        assert steps[:2] == ["create", "create"]
+        assert steps.count("create") == 2
+        assert set(server.charged.values()) == {1}
 
 
 # The whole job, and processes that die.
