@@ -126,7 +126,7 @@ def rows(controls: Sequence[Control], opinions: Opinions, judge: str) -> Iterato
             "order": one.order,
             "preference": None if one.preference is None else control.share(one.preference),
             "rationale": one.rationale,
-            "error": one.error,
+            "error": one.fault,
             "call_keys": list(one.call_keys),
         }
 

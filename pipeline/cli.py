@@ -317,6 +317,31 @@ def plan(
 
 
 @app.command()
+def batches(
+    config: ConfigFile,
+    give_up: Annotated[
+        str | None, typer.Option("--give-up", metavar="ID", help="Cancel this batch and read what it has done.")
+    ] = None,
+    now: Annotated[
+        bool, typer.Option("--now", help="With --give-up: do not ask the vendor; all of its calls stay charged.")
+    ] = False,
+    run_dir: RunDir = None,
+    as_json: Json = False,
+) -> None:
+    """Batches that wait at a vendor's batch API; --give-up ends one, and its calls may be made again."""
+    from pipeline.commands import batches as waiting
+    from pipeline.errors import InputError
+
+    if now and give_up is None:
+        raise InputError("--now goes with --give-up ID")
+    with opened(config, run_dir, quiet=True) as bench:
+        said = None if give_up is None else waiting.give_up(bench, give_up, now=now)
+        rows = waiting.listed(bench)
+    lines = ([said] if said else []) + waiting.lines(rows)
+    say(lines, {"given_up": said, "open": rows}, as_json=as_json)
+
+
+@app.command()
 def schedule(
     config: ConfigFile,
     cron: Annotated[str, typer.Option("--cron", help='When, e.g. "0 2 * * *".')],

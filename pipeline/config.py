@@ -16,6 +16,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SecretStr,
     SerializeAsAny,
     ValidationError,
     ValidationInfo,
@@ -30,6 +31,7 @@ from pipeline.secrets import TOKEN_LIKE, VARIABLE, confidential
 
 NOT_SHOWN = "secret"
 """Type of the errors whose value may be a secret and is not repeated."""
+CREDENTIAL_HEADER = re.compile(r"(?i)(proxy-)?authorization|cookie")
 CREDENTIAL = re.compile(r"(?i)(^|_)(api_?key|(hf|auth|access)_token|password|secret)$")
 """Names of engine arguments that hold a secret."""
 
@@ -149,7 +151,52 @@ class BatchConfig(Frozen):
     """Largest input file, bytes."""
 
 
-class EndpointConfig(Frozen):
+OTHER_BOUNDS = ("max_completion_tokens", "max_output_tokens", "max_new_tokens")
+"""What else than `max_tokens` bounds an answer."""
+SET_ELSEWHERE = {
+    "messages": "the data",
+    "model": "`model`",
+    "stream": "jurybox, which reads whole replies",
+    "n": "`samples`",
+}
+"""Fields of a request that `body` may not set, and what sets them."""
+
+
+class WireConfig(Frozen):
+    """What differs from the protocol at an endpoint or for a model; a model's keys go before its endpoint's."""
+
+    body: dict[str, Any] = Field(default_factory=dict)
+    """Fields added to every request; null removes one: `{max_tokens: null, max_completion_tokens: 512}` renames it."""
+    headers: dict[str, SecretStr | None] = Field(default_factory=dict)
+    """HTTP headers added to every request, e.g. `{api-key: ${AZURE_KEY}}`; `${NAME}` is that environment variable, null
+    removes a header that is usually sent."""
+    query: dict[str, str] = Field(default_factory=dict)
+    """Query of the URL, e.g. Azure's `{api-version: 2024-10-21}`; `${NAME}` is that environment variable."""
+    structured: Literal["json_schema", "json_object", "none"] | None = None
+    """How a judge's JSON is asked for besides in words; by default what the endpoint is known to take."""
+
+    @field_validator("headers", "query")
+    @classmethod
+    def _named_secrets(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name, given in value.items():
+            text = given.get_secret_value() if isinstance(given, SecretStr) else given
+            if text and (confidential(name) or CREDENTIAL_HEADER.fullmatch(name)) and "${" not in text:
+                raise _not_shown(
+                    f"{name!r} holds a secret, which a config is no place for; put it into an environment variable and "
+                    f"write {name}: ${{NAME}}"
+                )
+        return value
+
+    @field_validator("body")
+    @classmethod
+    def _own_fields(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name, owner in SET_ELSEWHERE.items():
+            if name in value:
+                raise ValueError(f"{name!r} is set by {owner}; leave it out of `body`")
+        return value
+
+
+class EndpointConfig(WireConfig):
     """An OpenAI-compatible endpoint, defined once and named."""
 
     base_url: Annotated[str, AfterValidator(_without_credentials)] = Field(pattern=r"^https?://")
@@ -179,7 +226,7 @@ class EndpointConfig(Frozen):
         return price if price is None or options.batch is None else price.by_batch()
 
 
-class ModelConfig(Frozen):
+class ModelConfig(WireConfig):
     """Where a model runs: an endpoint, or in this process. Base of generators and LM judges."""
 
     model: ModelName
@@ -222,6 +269,8 @@ class ModelConfig(Frozen):
     def _one_place(self) -> "ModelConfig":
         if (self.endpoint is None) == (self.engine is None):
             raise ValueError("needs exactly one of `endpoint` and `engine`")
+        if self.endpoint is None and (self.body or self.headers or self.query or self.structured):
+            raise ValueError("`body`, `headers`, `query` and `structured` are an endpoint's and need `endpoint`")
         if self.batch is not None and self.endpoint is None:
             raise ValueError("`batch` is an endpoint's API and needs `endpoint`; in this process use `vllm_batch`")
         return self
@@ -238,6 +287,10 @@ class GeneratorConfig(ModelConfig):
     """Nucleus sampling; 1 samples the whole distribution."""
     system: str | None = None
     """System message put before conversations that have none."""
+    max_attempts: int = Field(default=1, ge=1)
+    """How often an answer that was cut off or that the model refused may be asked for, each paid for."""
+    keep_cut_off: bool = False
+    """Whether answers that ended at `max_tokens` are kept; by default they are dropped with the reason `cut_off`."""
 
     @field_validator("temperatures")
     @classmethod
@@ -503,10 +556,17 @@ class Config(Frozen):
         """Judge -> its model, of the judges that are models."""
         return {judge.name: judge.label for judge in self.judges if isinstance(judge, ModelConfig)}
 
-    def base_url(self, options: object) -> str | None:
-        """Where the model of a generator or judge is asked: a moved endpoint is another model. None in this process."""
+    def base_url(self, options: object) -> object:
+        """Where and how the model of a generator or judge is asked, JSON-able: a moved endpoint is another model.
+
+        None in this process.
+        """
         name = cast("str | None", getattr(options, "endpoint", None))
-        return None if name is None else self.endpoints[name].base_url
+        if name is None:
+            return None
+        endpoint = self.endpoints[name]
+        differs = endpoint.model_dump(mode="json", include={"body", "query", "structured"}, exclude_defaults=True)
+        return {"base_url": endpoint.base_url, **differs} if differs else endpoint.base_url
 
     def endpoints_of(self, *options: object) -> frozenset[str]:
         """Names of the endpoints of generators and judges."""
@@ -591,6 +651,7 @@ class Config(Frozen):
                     )
                 if not isinstance(user, ModelConfig) or self.budget is None:
                     continue
+                self._bounded(key, at, user)
                 if self.endpoints[name].price_of(user) is None:
                     raise _fault(
                         (key, at, "price"),
@@ -600,6 +661,18 @@ class Config(Frozen):
         if self.labels.path is not None and self.labels.simulated is not None:
             raise ValueError("`labels` takes `path` or `simulated`, not both")
         return self
+
+    def _bounded(self, key: str, at: int, user: ModelConfig) -> None:
+        """Under a budget every request says how long the answer may be at most."""
+        changed = {**self.endpoints[user.endpoint or ""].body, **user.body}
+        if "max_tokens" not in changed or changed["max_tokens"] is not None:
+            return
+        if not any(isinstance(changed.get(name), int) for name in OTHER_BOUNDS):
+            raise _fault(
+                (key, at, "body"),
+                f"model {user.model!r} sends no `max_tokens`, so its calls cannot be held under `budget`; add "
+                "body: {max_completion_tokens: ...} or the endpoint's own word for it",
+            )
 
 
 def _fault(keys: tuple[str | int, ...], message: str) -> ValidationError:

@@ -63,8 +63,10 @@ def forget() -> None:
     _Registry.spellings = ()
 
 
-def read(variable: str) -> str:
-    """The secret in an environment variable, without white space around it, registered; empty when it is not set.
+def read(variable: str, *, secret: bool = True) -> str:
+    """What an environment variable holds, without white space around it; empty when it is not set.
+
+    It is registered, unless it is no *secret*.
 
     Raises:
         ValueError: it holds what no key has, so it would be refused or break a header; the text never repeats it.
@@ -75,7 +77,7 @@ def read(variable: str) -> str:
             f"the environment variable {named(variable)} holds spaces, line breaks or characters that no key has; copy "
             "the key again"
         )
-    return register(value)
+    return register(value) if secret else value
 
 
 def named(variable: str) -> str:

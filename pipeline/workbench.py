@@ -15,16 +15,20 @@ import polars as pl
 import yaml
 
 from pipeline import discovery, schemas
+from pipeline.calls.dialect import Dialect
+from pipeline.calls.handles import fitting
+from pipeline.calls.records import Records, place_of
 from pipeline.config import Config, EndpointConfig, ModelConfig
 from pipeline.config_file import load
 from pipeline.engines.base import Engine
-from pipeline.errors import ConfigError
 from pipeline.ledger import Ledger
 from pipeline.limiter import Clock, Limiter
 from pipeline.progress import Progress, Recorded, Silent
 from pipeline.secrets import register
 from pipeline.store import RunFolder
 
+REFUSED = "refused.json"
+"""Model at an endpoint -> parameter -> what was done about it, in words."""
 SECRET_ENV = "JURYBOX_SECRET"  # noqa: S105  the variable's name
 
 
@@ -41,6 +45,7 @@ class Workbench:
         self._engines: dict[str, Engine] = {}
         self._ledger: Ledger | None = None
         self._limiters: dict[str, Limiter] = {}
+        self._dialects: dict[str, Dialect] = {}
         self.clock = Clock()
         """Time as limiters and retries see it."""
         # Re-entrant: an engine asks for the ledger while it is being made.
@@ -116,19 +121,12 @@ class Workbench:
         """Whether there is a ledger already; opening one makes it."""
         return self.config.ledger is not None or (self.folder.path / "ledger.sqlite").is_file()
 
+    def records(self) -> Records | None:
+        """The run's ledger for those who only read it, to be closed by them; None where there is none yet."""
+        return Records(self._ledger_place(), self.config.name) if self.has_ledger else None
+
     def _ledger_place(self) -> Path | str:
-        wanted = self.config.ledger
-        if wanted is None:
-            return self.folder.path / "ledger.sqlite"
-        if wanted.url_env is None:
-            return wanted.url or ""
-        url = os.environ.get(wanted.url_env, "").strip()
-        if not url:
-            raise ConfigError(
-                f"`ledger` takes its URL from {wanted.url_env}, which is not set; export it, or leave `ledger` out "
-                "for SQLite in the run's folder"
-            )
-        return url
+        return place_of(self.config.ledger, self.folder.path)
 
     def limiter(self, name: str) -> Limiter:
         """The limiter of the endpoint *name*; one for all who call it."""
@@ -136,13 +134,23 @@ class Workbench:
             if name not in self._limiters:
                 told = self.endpoint(name)
                 self._limiters[name] = Limiter(
-                    told.concurrency,
+                    fitting(told.concurrency),
                     requests_per_minute=told.requests_per_minute,
                     tokens_per_minute=told.tokens_per_minute,
                     max_wait_s=told.max_wait_s,
                     clock=self.clock,
                 )
             return self._limiters[name]
+
+    def dialect(self, options: ModelConfig) -> Dialect:
+        """How a model is spoken to at its endpoint; one for all who call it there in the same words."""
+        endpoint = self.endpoint(options.endpoint or "")
+        key = options.model_dump_json(include={"model", "endpoint", "body", "structured"})
+        with self._lock:
+            if key not in self._dialects:
+                changes, how = (endpoint.body, options.body), options.structured or endpoint.structured
+                self._dialects[key] = Dialect(endpoint.base_url, options.model, changes, how)
+            return self._dialects[key]
 
     def endpoint(self, name: str) -> EndpointConfig:
         """The endpoint *name* of the config."""
@@ -153,7 +161,18 @@ class Workbench:
 
         Shards go judge by judge, so a GPU that holds the larger of two models is large enough.
         """
-        place = {"model", "endpoint", "engine", "engine_args", "price", "batch"}
+        place = {
+            "model",
+            "endpoint",
+            "engine",
+            "engine_args",
+            "price",
+            "batch",
+            "body",
+            "headers",
+            "query",
+            "structured",
+        }
         key = options.model_dump_json(include=place)
         with self._lock:
             if key not in self._engines:
@@ -170,3 +189,11 @@ class Workbench:
             for engine in self._engines.values():
                 engine.close()
             self._engines.clear()
+            self._write_refused()
+
+    def _write_refused(self) -> None:
+        """Note in the run's folder which parameters endpoints have refused, for the summary."""
+        told = {key: dict(dialect.refused) for key, dialect in self._dialects.items() if dialect.refused}
+        known = self.folder.read_json(REFUSED) or {}
+        if any(known.get(key) != value for key, value in told.items()):
+            self.folder.write_json(REFUSED, {**known, **told})

@@ -27,7 +27,7 @@ Opinion = Callable[[str, str], float | None]
 
 
 def said(text: str | None, **fields: Any) -> Answer:
-    """A model's answer; ``error=...`` and no text for a failed one."""
+    """A model's answer; ``reason=..., error=...`` and no text for a failed one."""
     return Answer(Call(ids.content_hash("call", text), "answered"), text, **{"finish_reason": "stop", **fields})
 
 

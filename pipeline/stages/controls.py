@@ -66,7 +66,7 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
     found = schemas.frame("controls", list(controls.rows(chosen, opinions, options.name)))
     return Result(
         {"controls": found, "calls": calls_frame(opinions.calls, options.name)},
-        complete=not any((one.error or "").startswith("unanswered") for one in opinions.judgments),
+        complete=not any(one.unanswered for one in opinions.judgments),
     )
 
 

@@ -2,11 +2,11 @@
 
 Later turns of a conversation are prompts of their own: the turn before is answered once, greedily, and frozen
 into the messages. Drop reasons: what the importer says of a row (``prompt_empty``, ...), ``duplicate``,
-``near_duplicate``, ``turn_unanswered``.
+``near_duplicate``, ``turn_unanswered``, ``turn_cut_off``.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,26 +43,35 @@ def read_file(config: PromptsConfig, base: Path) -> tuple[list[Conversation], Re
 
 def frozen_turns(
     conversations: Sequence[Conversation], respond: Respond
-) -> tuple[list[Conversation], Refused, list[Call]]:
-    """Every turn as a conversation of its own, the answers before it frozen in."""
+) -> tuple[list[Conversation], Refused, list[Answer], dict[str, str]]:
+    """Every turn as a conversation of its own, the answers before it frozen in.
+
+    Returns:
+        The conversations; the turns that are refused; every answer; what was said of those that are refused.
+
+    An answer that is not whole is no turn of a conversation: what would follow it is left out.
+    """
     done = list(conversations)
-    refused, calls = Refused(), list[Call]()
+    refused, answers = Refused(), list[Answer]()
+    details: dict[str, str] = {}
     open_ = [item for item in conversations if item.later_turns]
     turn = 1
     while open_:
         turn += 1
         following: list[Conversation] = []
         for item, answer in zip(open_, respond(open_), strict=True):
-            calls.append(answer.call)
-            if answer.text is None:
-                refused.add(f"{item.where}#turn{turn}", "turn_unanswered")
+            answers.append(answer)
+            if answer.text is None or answer.finish_reason == "length":
+                cut_off = answer.text is not None or answer.reason == "cut_off"
+                refused.add(f"{item.where}#turn{turn}", "turn_cut_off" if cut_off else "turn_unanswered")
+                details[f"{item.where}#turn{turn}"] = answer.error or "cut off at max_tokens; raise it"
                 continue
             messages = (*item.messages, ("assistant", answer.text), ("user", item.later_turns[0]))
             following.append(replace(item, messages=messages, later_turns=item.later_turns[1:]))
         numbered = [replace(item, where=f"{item.where.split('#')[0]}#turn{turn}") for item in following]
         done.extend(numbered)
         open_ = [item for item in numbered if item.later_turns]
-    return done, refused, calls
+    return done, refused, answers, details
 
 
 def prompts(
@@ -135,7 +144,7 @@ def _shards(frames: Frames, config: Config, bench: Workbench) -> list[Shard]:
     if not config.generators:
         raise ConfigError(f"{config.prompts.path} has second turns; a generator is needed to answer the first ones")
     first = config.generators[0]
-    keys = {"model", "engine", "engine_args", "endpoint", "max_tokens", "system"}
+    keys = {"model", "engine", "engine_args", "endpoint", "max_tokens", "system", "body", "query", "structured"}
     answering = {**first.model_dump(mode="json", include=keys), "base_url": config.base_url(first)}
     return [Shard("all", frames, answering, waiting)]
 
@@ -145,20 +154,20 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
     if config.prompts is None:
         return Result({})
     conversations, refused = read_file(config.prompts, bench.base)
-    unanswered, calls = Refused(), list[Call]()
+    unanswered, answers, said = Refused(), list[Answer](), dict[str, str]()
     if any(item.later_turns for item in conversations):
         respond = _responder(bench, config.generators[0])
-        conversations, unanswered, calls = frozen_turns(conversations, respond)
+        conversations, unanswered, answers, said = frozen_turns(conversations, respond)
     made, repeated = prompts(conversations, config.prompts.path.name, config.prompts.near_duplicates)
     reasons = refused.rows | unanswered.rows | repeated
     who = f"generate:{config.generators[0].label}" if config.generators else "generate"
     return Result(
         {
             "prompts": made,
-            "calls": calls_frame(calls, who),
-            "dropped": dropped_frame("load", reasons),
+            "calls": calls_frame([answer.call for answer in answers], who),
+            "dropped": dropped_frame("load", reasons, said),
         },
-        complete=not any(call.status == "unanswered" for call in calls),
+        complete=not any(answer.unanswered for answer in answers),
     )
 
 
@@ -181,9 +190,15 @@ def calls_frame(calls: Sequence[Call], who: str) -> pl.DataFrame:
     return schemas.frame("calls", rows)
 
 
-def dropped_frame(stage: str, reasons: dict[str, str]) -> pl.DataFrame:
-    """The frame ``dropped`` for one stage, from id -> reason."""
-    return schemas.frame("dropped", [{"stage": stage, "id": key, "reason": why} for key, why in reasons.items()])
+def dropped_frame(
+    stage: str, reasons: Mapping[str, str], details: Mapping[str, str | None] | None = None
+) -> pl.DataFrame:
+    """The frame ``dropped`` for one stage, from id -> reason and id -> the words with which it was given."""
+    told = details or {}
+    rows: list[dict[str, object]] = [
+        {"stage": stage, "id": key, "reason": why, "detail": told.get(key)} for key, why in reasons.items()
+    ]
+    return schemas.frame("dropped", rows)
 
 
 STAGE = Stage(
