@@ -7,7 +7,7 @@ aliases stand for.
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -26,7 +26,13 @@ SHOWN = 200
 
 
 class _Loader(yaml.SafeLoader):
-    """Tells where a value stands that Python cannot hold: a number of 5,000 digits, the 31st of February."""
+    """Tells where a value stands that Python cannot hold, such as a number of 5,000 digits; what looks like a date is
+    text, as in `api-version: 2024-10-21`."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
+        first: [(tag, found) for tag, found in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in cast("dict[str, Any]", yaml.SafeLoader.yaml_implicit_resolvers).items()
+    }
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """See SafeConstructor."""

@@ -38,7 +38,8 @@ def fault(tmp_path: Path, text: str | bytes) -> str:
         ("name: x\nseed: " + "9" * 5000, "c.yaml:2: is not valid YAML: the value cannot be read"),
         ("name: x\nseed: " + "9" * 4000, "c.yaml:2: seed: "),
         ("name: x\nseed: 0x" + "f" * 5000, "found a number of thousands of digits"),
-        ("name: x\nseed: 2026-02-31\n", "c.yaml:2: is not valid YAML: the value cannot be read"),
+        ("name: x\nseed: 2026-02-31\n", "found '2026-02-31'"),
+        ("name: x\nseed: !!timestamp 2026-02-31\n", "c.yaml:2: is not valid YAML: the value cannot be read"),
         ("name: x\nseed: 9223372036854775808\n", "c.yaml:2: seed: "),
         ("name: x\nbudget: {usd: .inf}\n", "c.yaml:2: budget.usd: "),
         ("name: x\nbudget: {usd: .nan}\n", "c.yaml:2: budget.usd: "),
@@ -49,7 +50,7 @@ def fault(tmp_path: Path, text: str | bytes) -> str:
         ("name: " + "x" * MOST_BYTES, "is larger than 1,000,000 bytes"),
         (b"name: \xff\n", "cannot be read"),
     ],
-    ids=range(19),
+    ids=range(20),
 )
 def test_a_file_that_would_hurt_its_reader_is_refused_in_words(tmp_path: Path, text: str | bytes, told: str) -> None:
     said = fault(tmp_path, text)
