@@ -26,8 +26,10 @@ SHOWN = 200
 
 
 class _Loader(yaml.SafeLoader):
-    """Tells where a value stands that Python cannot hold, such as a number of 5,000 digits; what looks like a date is
-    text, as in `api-version: 2024-10-21`."""
+    """Tells where a value stands that Python cannot hold, such as a number of 5,000 digits.
+
+    What looks like a date is text, as in `api-version: 2024-10-21`.
+    """
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
         first: [(tag, found) for tag, found in resolvers if tag != "tag:yaml.org,2002:timestamp"]

@@ -212,7 +212,7 @@ def test_a_server_that_repeats_the_key_has_it_stored_and_shown_nowhere(how: str,
         local = {"base_url": server.url, "api_key_env": KEY_ENV, "attempts": 1}
         write(tmp_path, endpoints={"local": local}, prompts={"path": "p.jsonl"}, generators=[generator], judges=[judge])
         lines(tmp_path, "p.jsonl", {"prompt": "Why?"}, {"prompt": "How?"})
-        done = jurybox("run", "c.yaml", cwd=tmp_path, env={KEY_ENV: f"{KEY}\n"})
+        done = jurybox("run", "c.yaml", "--to", "aggregate", cwd=tmp_path, env={KEY_ENV: f"{KEY}\n"})
         assert server.log[0].headers["Authorization"] == f"Bearer {KEY}"
     assert done.returncode == (1 if how in failing else 0), done.stderr
     assert "Traceback" not in done.stderr
