@@ -8,8 +8,11 @@ flow run that was killed is simply started again, and a finished one skips every
 
 import argparse
 import logging
+import os
+import signal
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,30 +25,39 @@ from prefect.logging import get_run_logger
 from dashboard.report import page as report
 from pipeline import runner
 from pipeline import summary as figures
-from pipeline.errors import JuryboxError, StageError
+from pipeline.errors import InputError, JuryboxError, StageError
 from pipeline.exports import hub
-from pipeline.shown import escaped
+from pipeline.interrupts import orderly
+from pipeline.secrets import struck
+from pipeline.shown import escaped, printed
 from pipeline.stages.base import Shard
 from pipeline.workbench import Workbench
 
 AGREEMENT_KEY = "judge-agreement"
 SUMMARY_KEY = "run-summary"
 REPORT_KEY = "run-report"
+SCHEDULED_CONFIG, SCHEDULED_RUN_DIR = "JURYBOX_SCHEDULED_CONFIG", "JURYBOX_SCHEDULED_RUN_DIR"
+"""Variables by which `jurybox schedule` tells the processes that it starts what they run."""
+LAST_S = 40.0
+"""Seconds that a run gets to end when the process that started it is gone."""
 SHARE_COLUMNS = ("Agreement", "Low", "High")
 
 
-class _NoTraceback(logging.Filter):
-    """An error that jurybox raises on purpose says all in its message; its traceback would bury that."""
+class _Clean(logging.Filter):
+    """Strikes secrets from what is logged, and the traceback of an error that says all in its message."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info and isinstance(record.exc_info[1], JuryboxError):
             record.exc_info = None
+        record.msg, record.args = struck(record.getMessage()), None
+        if record.exc_info:
+            record.exc_text = struck(logging.Formatter().formatException(record.exc_info))
         return True
 
 
-NO_TRACEBACK = _NoTraceback()
+CLEAN = _Clean()
 for _name in ("prefect.flow_runs", "prefect.task_runs"):
-    logging.getLogger(_name).addFilter(NO_TRACEBACK)
+    logging.getLogger(_name).addFilter(CLEAN)
 
 
 _opened: dict[tuple[Path, Path], Workbench] = {}
@@ -146,6 +158,35 @@ def preference(
         return summary
     finally:
         _close(config_path, folder)
+
+
+@flow(name="preference-schedule", persist_result=False)
+def scheduled(from_stage: str | None = None, to_stage: str | None = None, force: bool = False) -> dict[str, Any]:
+    """:func:`preference` of the config that `jurybox schedule` serves; no parameter names a path.
+
+    Args:
+        from_stage: first stage.
+        to_stage: last stage.
+        force: do it again even where nothing changed. Answers in the ledger are never paid for again.
+
+    Raises:
+        InputError: it was not started by `jurybox schedule`.
+        JuryboxError: a stage failed or its input is wrong; what was done before stays.
+    """
+    config_path, run_dir = os.environ.get(SCHEDULED_CONFIG), os.environ.get(SCHEDULED_RUN_DIR)
+    if not config_path or not run_dir:
+        raise InputError("this flow runs what `jurybox schedule CONFIG` serves, and was not started by it; start that")
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    return preference.fn(Path(config_path), Path(run_dir), from_stage, to_stage, force)
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this process when *parent*, which started it, is gone: nobody would hear of its run."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(LAST_S)
+    os._exit(1)
 
 
 def _run_stages(bench: Workbench, config_path: Path, stages: Sequence[str], *, force: bool) -> dict[str, Any]:
@@ -264,23 +305,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--to", dest="last", metavar="STAGE", help="last stage")
     parser.add_argument("--force", action="store_true", help="do it again even where nothing changed")
     given = parser.parse_args(arguments)
-    try:
-        # A wrong input is told at once, not after the seconds in which Prefect starts a server.
-        bench = Workbench.open(given.config, given.run_dir)
-        runner.stages_of(bench.config, given.first, given.last)
-        made = preference(given.config, given.run_dir, given.first, given.last, given.force)
-    except JuryboxError as error:
-        return _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _fail("interrupted; what is done is kept, the same command goes on from there", 1)
+    with orderly() as ending:
+        try:
+            # A wrong input is told at once, not after the seconds in which Prefect starts a server.
+            bench = Workbench.open(given.config, given.run_dir)
+            runner.stages_of(bench.config, given.first, given.last)
+            made = preference(given.config, given.run_dir, given.first, given.last, given.force)
+        except JuryboxError as error:
+            return _fail(str(error), error.exit_code)
+        except KeyboardInterrupt:
+            return _fail("interrupted; what is done is kept, the same command goes on from there", ending.code)
     lines = figures.lines(made, bench.folder.path)
     lines += [f"pushed: {address}" for address in made.get("pushed", [])]
-    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.write("\n".join(printed(struck(line)) for line in lines) + "\n")
     return 0
 
 
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"error: {message}\n")
+    sys.stderr.write(f"error: {printed(struck(message))}\n")
     return code
 
 

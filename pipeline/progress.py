@@ -3,6 +3,7 @@
 Writes to standard error, and the one file.
 """
 
+import contextlib
 import os
 import socket
 import sys
@@ -149,7 +150,9 @@ class Lines:
         self._say(f"note: {line(text, LONGEST_NOTE)}")
 
     def _say(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        # A run that is paid for does not end because nobody can read how far it is.
+        with contextlib.suppress(OSError):
+            print(line, file=sys.stderr, flush=True)
 
 
 class Bars:

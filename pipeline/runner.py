@@ -202,6 +202,8 @@ def finish(bench: Workbench, what: Stage, shards: Shards, done: Collection[str])
     if manifest["stages"].get(what.name) != row:
         manifest["stages"][what.name] = row
         run.write_json("manifest.json", manifest)
+    if what.verify is not None:
+        what.verify(bench.lent(what.name, {*what.readable, *_frames(what)}))
     return report
 
 
@@ -235,6 +237,9 @@ def run_stage(bench: Workbench, name: str, *, force: bool = False, do: Do | None
         todo = [one for one in shards.values() if force or not is_done(bench.folder, what, one[0].name, one[1])]
         bench.progress.start(name, sum(max(shard.size, 1) for shard, _ in todo), skipped=not todo)
         try:
+            if what.begin is not None:
+                lent = bench.lent(what.name, what.readable, what.scratch)
+                what.begin([shard for shard, _ in todo], bench.config, lent)
             in_turn(todo, do or partial(_do, bench, what))
         finally:
             bench.close_engines()

@@ -24,6 +24,7 @@ from pipeline import schemas
 from pipeline.arrays import PIECE, together
 from pipeline.contents import file_digest
 from pipeline.errors import StorageError
+from pipeline.secrets import STRUCK, spellings, struck
 
 JSON = Mapping[str, Any]
 FAST = 1
@@ -128,7 +129,7 @@ class RunFolder:
 
     def write_part(self, frame: str, owner: str, shard: str, rows: pl.DataFrame, notes: Mapping[str, str]) -> None:
         """Validate *rows* and write them as one part with *notes* (stamp, seconds) as metadata."""
-        made = pieces(schemas.frame(frame, rows))
+        made = pieces(struck_rows(schemas.frame(frame, rows)))
         metadata = {"jurybox": json.dumps(notes)}
 
         def write() -> None:
@@ -243,7 +244,7 @@ class RunFolder:
     def write_text(self, name: str, text: str) -> None:
         """Write the text file *name*, UTF-8."""
         with whole(self._at(name)) as file:
-            file.write_text(text, encoding="utf-8")
+            file.write_text(struck(text), encoding="utf-8")
 
     def replace_folder(self, name: str, build: Callable[[Path], None]) -> None:
         """Let *build* fill a fresh folder, then put it in the place of *name*."""
@@ -366,6 +367,25 @@ def pieces(rows: pl.DataFrame) -> pl.DataFrame:
         return made.with_columns(made[name].gather(np.arange(made.height, dtype=np.uint32)) for name in lists)
 
     return pl.concat([piece(start) for start in range(0, max(rows.height, 1), PIECE)], rechunk=False)
+
+
+def struck_rows(rows: pl.DataFrame) -> pl.DataFrame:
+    """*rows* with every known secret struck from their texts, those in lists included."""
+    known = list(spellings())
+    if not known:
+        return rows
+
+    def clean(text: pl.Expr, kind: pl.DataType) -> pl.Expr:
+        if isinstance(kind, pl.List):
+            return text.list.eval(clean(pl.element(), cast("pl.DataType", kind.inner)))
+        if isinstance(kind, pl.Struct):
+            return text.struct.with_fields(
+                clean(pl.field(field.name), cast("pl.DataType", field.dtype)).alias(field.name) for field in kind.fields
+            )
+        return text.str.replace_many(known, [STRUCK], leftmost=True) if kind == pl.String else text
+
+    made = rows.with_columns(clean(pl.col(name), kind) for name, kind in rows.schema.items())
+    return rows if made.equals(rows) else made
 
 
 @contextmanager

@@ -74,6 +74,10 @@ class Stage:
     """Frames and artefacts that are looked at besides; what counts of them is in a shard's ``reads``."""
     scratch: str | None = None
     """A folder of the run for half-done work, kept while shards are not complete."""
+    verify: Callable[[Workbench], None] | None = None
+    """Looks at what all shards wrote together; raises StageError where that is nothing to go on with."""
+    begin: "Callable[[Sequence[Shard], Config, Workbench], None] | None" = None
+    """Start what takes long elsewhere, of all shards that will be done, before the first of them is waited for."""
     version: int = 1
     """Raised when the function's result changes for the same input."""
 
@@ -113,6 +117,12 @@ def calls_frame(calls: Sequence[Call], who: str) -> pl.DataFrame:
     return schemas.frame("calls", rows)
 
 
-def dropped_frame(stage: str, reasons: dict[str, str]) -> pl.DataFrame:
-    """The frame ``dropped`` for one stage, from id -> reason."""
-    return schemas.frame("dropped", [{"stage": stage, "id": key, "reason": why} for key, why in reasons.items()])
+def dropped_frame(
+    stage: str, reasons: Mapping[str, str], details: Mapping[str, str | None] | None = None
+) -> pl.DataFrame:
+    """The frame ``dropped`` for one stage, from id -> reason and id -> the words with which it was given."""
+    told = details or {}
+    rows: list[dict[str, object]] = [
+        {"stage": stage, "id": key, "reason": why, "detail": told.get(key)} for key, why in reasons.items()
+    ]
+    return schemas.frame("dropped", rows)

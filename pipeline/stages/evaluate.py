@@ -108,10 +108,10 @@ def held_out(
             requests = [_request(item.messages, config, untrained, 0.0, 0) for item in items]
             return bench.engine(untrained).complete(requests, _unseen)
 
-        conversations, silent, calls = frozen_turns(conversations, respond)
+        conversations, silent, answers, _ = frozen_turns(conversations, respond)
         reasons |= silent.rows
-        heard.calls.append(calls_frame(calls, f"generate:{untrained.label}"))
-        heard.complete &= all(call.status == "answered" for call in calls)
+        heard.calls.append(calls_frame([answer.call for answer in answers], f"generate:{untrained.label}"))
+        heard.complete &= not any(answer.unanswered for answer in answers)
     made, repeated = prompts(conversations, settings.path.name, settings.near_duplicates)
     trained_on = {ids.prompt_id(conversation(row)) for row in known.filter(~pl.col("test"))["messages"]}
     seen = [
@@ -152,7 +152,7 @@ def panel_preference(bench: Workbench, frames: Frames, duels: Sequence[Duel], he
         opinions = judge.judge([item for item, _ in shown.values()])
         heard.calls.append(calls_frame(opinions.calls, options.name))
         for one in opinions.judgments:
-            heard.complete &= not (one.error or "").startswith("unanswered")
+            heard.complete &= not one.unanswered
             if one.preference is not None:
                 _, is_a = shown[owner[one.pair_id]]
                 share = one.preference if is_a else 1 - one.preference
@@ -345,8 +345,7 @@ def _system(config: Config) -> str | None:
 
 
 def _fault(answer: Answer) -> str | None:
-    reason = None if answer.error is None else answer.error.split(":")[0]
-    return None if reason == "empty_answer" else reason
+    return None if answer.reason == "empty_answer" else answer.reason
 
 
 def _labelled(frames: Frames, bench: Workbench) -> list[Labelled]:
