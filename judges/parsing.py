@@ -6,6 +6,7 @@ never a guess. Ratings are never searched for in prose.
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,6 +14,7 @@ from typing import Any, cast
 VERDICTS = {"A": 1.0, "B": 0.0, "tie": 0.5}
 """Preference for the answer shown first."""
 CHOICES = ("A", "B")
+FENCED = re.compile(r"\s*```\w*\s*(\{.*\})\s*```\s*", re.DOTALL)
 MIN_CHOICE_MASS = 0.01
 """Below this the model was saying something else, and its A or B means nothing."""
 
@@ -85,7 +87,7 @@ def json_object(text: str, keys: Sequence[str]) -> dict[str, object]:
         UnreadableError: no such object, a key too many or too few, or a repeated key.
     """
     try:
-        value: object = json.loads(text, object_pairs_hook=_no_repeats)
+        value: object = json.loads(unfenced(text), object_pairs_hook=_no_repeats)
     except (ValueError, RecursionError) as error:
         raise UnreadableError(f"expected one JSON object: {error}") from error
     if not isinstance(value, dict):
@@ -94,6 +96,12 @@ def json_object(text: str, keys: Sequence[str]) -> dict[str, object]:
     if set(fields) != set(keys):
         raise UnreadableError(f"expected the keys {', '.join(keys)}, found {sorted(fields)[:10]}")
     return fields
+
+
+def unfenced(text: str) -> str:
+    """The object in a reply that is one fenced block of Markdown and nothing else; any other reply as it is."""
+    block = FENCED.fullmatch(text)
+    return block[1] if block else text
 
 
 def rationale_of(fields: Mapping[str, object]) -> str | None:

@@ -162,8 +162,9 @@ def _object(text: str) -> Any:
             raise ValueError("twice")
         return dict(found)
 
+    block = re.fullmatch(r"\s*```\w*\s*(\{.*\})\s*```\s*", text, re.DOTALL)
     try:
-        return json.JSONDecoder(object_pairs_hook=pairs).decode(text)
+        return json.JSONDecoder(object_pairs_hook=pairs).decode(block[1] if block else text)
     except (ValueError, RecursionError):
         return None
 
