@@ -16,7 +16,19 @@ from typing import Any
 from pipeline.errors import ConfigError
 
 NOT_KINDS = frozenset(
-    {"asking", "base", "controls", "framing", "panel", "parsing", "recording", "rendering", "sealing", "suspicion"}
+    {
+        "asking",
+        "base",
+        "cleaning",
+        "controls",
+        "framing",
+        "panel",
+        "parsing",
+        "recording",
+        "rendering",
+        "sealing",
+        "suspicion",
+    }
 )
 
 
