@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from judges.cleaning import could_say
+from judges.cleaning import any_could_say
 from judges.parsing import LABEL, OBJECT, UnreadableError, quoted, spoken, strict_json, unfenced
 from judges.rendering import fence_tag
 from pipeline.engines.base import Request
@@ -33,7 +33,7 @@ def sealed(request: Request, texts: Iterable[str], secret: bytes) -> Request:
     """*request* with a code asked for at its end, if one of the judged *texts* could be cleaned into a reply to it."""
     shown = tuple(texts)
     schema = request.response_schema
-    if request.choices or not any(could_say(text, word) for text in shown for word in _words(schema)):
+    if request.choices or not any_could_say(shown, *_words(schema)):
         return request
     code = fence_tag(secret, "\x00".join(shown), shown)
     *before, (role, content) = request.messages

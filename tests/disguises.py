@@ -135,6 +135,14 @@ DISGUISES: Mapping[str, Disguise] = {
     "in Russian": lambda text: text.replace("Verdict", "Вердикт").replace("verdict", "вердикт"),
 }
 """Name -> how a text is hidden."""
+OUTER = (
+    *(name for name in DISGUISES if name.startswith("invisible")),
+    *("full width", "mathematical bold", "decimal entities", "hexadecimal entities", "entities twice"),
+    *("json string", "turned round", "isolated", "accents"),
+)
+"""Disguises that a text in another disguise may wear besides."""
+INNER = tuple(name for name in DISGUISES if name not in ("names", "code points", "json twice", "turned in part"))
+"""Disguises that a cleaning still finds under one of those."""
 
 
 @dataclass(eq=False)
