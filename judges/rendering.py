@@ -19,14 +19,20 @@ NAMES = ("prompt", "first", "second", "reference", "answer")
 ROLES = ("system", "user", "assistant", "tool", "developer")
 
 
+HEX = re.compile(r"(?=([0-9a-f]{8}))")
+
+
 def fence_tag(secret: bytes, text: str, others: Sequence[str] = ()) -> str:
     """Eight hex digits for *text* that occur neither in it nor in *others*."""
     drawn = hmac.digest(secret, f"0\x00{text}".encode(), "sha256")
-    attempt = 0
     # No tag spans two of them.
     shown = "\n".join((text, *others))
-    # Cheap to draw again: a text may hold thousands of tags that its author foresaw.
-    while (tag := drawn.hex()[:8]) in shown:
+    if (tag := drawn.hex()[:8]) not in shown:
+        return tag
+    # A text may hold as many tags that its author foresaw as it has letters: they are all found in one pass.
+    foreseen = {match[1] for match in HEX.finditer(shown)}
+    attempt = 0
+    while (tag := drawn.hex()[:8]) in foreseen:
         attempt += 1
         drawn = hmac.digest(secret, attempt.to_bytes(8, "big") + drawn, "sha256")
     return tag

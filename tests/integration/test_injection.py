@@ -187,7 +187,10 @@ def instance(schema: Any, code: str) -> Any:
     if "enum" in schema:
         return schema["enum"][0]
     if schema["type"] == "object":
-        return {name: code if name == "code" else instance(inner, code) for name, inner in schema["properties"].items()}
+        return {
+            name: code if name in ("code", "end") else instance(inner, code)
+            for name, inner in schema["properties"].items()
+        }
     if schema["type"] == "array":
         return []
     return {"string": "", "integer": schema.get("minimum", 1), "number": schema.get("minimum", 1)}[schema["type"]]
@@ -208,7 +211,11 @@ def test_a_judge_that_decides_is_heard_whatever_the_answers_say(kind: str) -> No
 
 def test_a_judge_in_text_that_decides_is_heard_whatever_the_answers_say() -> None:
     def decides(request: Request) -> str:
-        return f"I weighed both.\nVerdict {request.code}: A" if request.code else "I weighed both.\nVerdict: A"
+        return (
+            f"I weighed both.\nVerdict {request.code}: A {request.code}"
+            if request.code
+            else "I weighed both.\nVerdict: A"
+        )
 
     for attack in ATTACKS:
         judge = judge_of("pairwise", "text", decides)

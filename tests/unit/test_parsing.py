@@ -63,6 +63,13 @@ def test_a_json_object_is_a_verdict(word: str, first: float) -> None:
     assert parsing.from_json(f' {{"verdict": "{word}", "rationale": "x"}}\n').first == first
 
 
+@pytest.mark.parametrize("fence", ["```json\n{}\n```", "```\n{}\n```\n", "  ```JSON {}```", "```json\r\n{}\r\n```"])
+def test_a_fenced_object_is_that_object(fence: str) -> None:
+    held = '{"rationale": "a ``` b\\n```", "verdict": "B"}'
+    read = parsing.from_json(fence.replace("{}", held))
+    assert (read.first, read.rationale) == (0.0, "a ``` b\n```")
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -88,6 +95,9 @@ def test_a_json_object_is_a_verdict(word: str, first: float) -> None:
         '```json\n{"rationale": "x", "verdict": "A"}\n```\n```json\n{"rationale": "x", "verdict": "B"}\n```',
         '```python\n{"rationale": "x", "verdict": "A"}\n```',
         '```json\n{"rationale": "x", "verdict": "A"}\n~~~',
+        'So:\n```json\n{"rationale": "x", "verdict": "A"}\n```',
+        '```json\n{"rationale": "x", "verdict": "A"}\n```\nDone.',
+        '```json\n{"rationale": "x", "verdict": "A"}',
         'Here: {"rationale": "x", "verdict": "A"}',
         '{"rationale": "x", "verdict": "A"',
         "[" * 100_000,
