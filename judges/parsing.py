@@ -14,7 +14,7 @@ from typing import Any, cast
 VERDICTS = {"A": 1.0, "B": 0.0, "tie": 0.5}
 """Preference for the answer shown first."""
 CHOICES = ("A", "B")
-FENCED = re.compile(r"(`{3,}|~{3,})[ \t]*(?:json[c5]?)?[ \t]*\r?\n(.*)\r?\n\1", re.IGNORECASE | re.DOTALL)
+FENCED = re.compile(r"(`{3,}|~{3,})[ \t]*(?:json[c5]?)?\s*(.*?)\s*\1", re.IGNORECASE | re.DOTALL)
 LABEL = "verdict"
 """The word without which no reply in text is a verdict."""
 OBJECT = re.compile(r'\s*\{\s*"rationale"\s*:\s*"')

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 BATCH_HOST = "batch"
-"""Host of an owner that is a batch at the vendor's (``pipeline.calls.batches``): no process, and alive until it is over."""
+"""Host of an owner that is a batch at the vendor's (``calls.batches``): no process, and alive until it is over."""
 BEAT_S = 5.0
 DEAD_AFTER_S = 60.0
 ENDED = "ended"

@@ -15,11 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from pipeline.calls.batch_lines import Line, read_lines
 from pipeline.calls.batches import line
 from pipeline.calls.finality import no_reply, outcome
 from pipeline.config import ModelConfig
 from pipeline.engines.base import Advance, Answer, Call, Request, Toolbox
-from pipeline.engines.batch import OK, Line, read_lines
+from pipeline.engines.batch import OK
 from pipeline.engines.endpoint import read_answer, request_body
 from pipeline.engines.vllm import QUIET
 from pipeline.errors import ConfigError, StageError
