@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from judges.parsing import UnreadableError
-from judges.rendering import fence_tag
 from pipeline.engines.base import Request
+from pipeline.transcript import fence_tag
 
 LINE = re.compile(r"verdict\W{0,4}:", re.IGNORECASE)
 """What every last line of a reply in text starts with, loosely: a judge may quote without an answer's asterisks."""
