@@ -1,8 +1,10 @@
-"""Writes docs/cli.md and docs/schemas.md from the code, or with --check fails when they are stale."""
+"""Writes cli.md, schemas.md and images/house.svg from the code, or with --check fails when they are stale."""
 
 import sys
 from pathlib import Path
 from typing import Any
+
+import house
 
 from jurybox import cli
 from pipeline import schemas
@@ -87,7 +89,8 @@ def _config_tables() -> list[str]:
 def main() -> int:
     """Write the pages, or compare them."""
     stale = 0
-    for name, text in {"cli.md": cli_page(), "schemas.md": schemas_page()}.items():
+    pages = {"cli.md": cli_page(), "schemas.md": schemas_page(), "images/house.svg": house.svg(house.house())}
+    for name, text in pages.items():
         path = DOCS / name
         if "--check" not in sys.argv:
             path.write_text(text, encoding="utf-8")
