@@ -21,6 +21,7 @@ KINDS = {
     "pipeline.aggregation": "{Kind}Aggregation",
     "pipeline.engines": "{Kind}Engine",
     "pipeline.exports": "export",
+    "pipeline.filters": "{Kind}Filter",
     "pipeline.importers": "(?:read|write)_[a-z_]+",
     "pipeline.pairing": "{Kind}Pairing",
     "training.methods": "{Kind}Method",

@@ -18,7 +18,7 @@ from pipeline.frames import people
 from pipeline.ids import digest
 from pipeline.labels.splits import split_labels
 from pipeline.stages import select
-from pipeline.stages.base import Result, Shard, Stage
+from pipeline.stages.base import Frames, Result, Shard, Stage
 from pipeline.statistics import bounds
 from pipeline.statistics.outlook import outlook
 from pipeline.statistics.thresholds import Curve, Step, passed
@@ -120,6 +120,7 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
         None,
         prompts=bench.folder.scan("prompts"),
         seed=config.seed,
+        filters=select.filters_of(config.select, bench.base),
     )
     candidates = decided.filter(pl.col("reason").is_null()).with_columns((pl.col(side) > 1 / 2).alias("a_chosen"))
     told = people(audit)
@@ -127,7 +128,8 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
     drawn = frames["labels"].filter(pl.col("queue").cast(pl.String) == "audit").select("pair_id")
     units = frames["pairs"].join(drawn, on="pair_id", how="semi")[f"{unit}_id"].n_unique()
     asked = {"target": gate.target_agreement, "delta": gate.delta}
-    rule = {"select": select.reads(config), "verdicts": bench.folder.digest("verdicts")}
+    own = select.own_code(config.select, bench.base)
+    rule = {"select": {**select.reads(config), **own}, "verdicts": bench.folder.digest("verdicts")}
     certificate = {
         **certify(candidates, told, **asked, unit=unit),
         **outlook(candidates, told, units, **asked, unit=unit),
@@ -153,6 +155,10 @@ def _audited(candidates: pl.DataFrame, told: pl.DataFrame) -> list[dict[str, Any
     )
 
 
+def _shards(frames: Frames, config: Config, bench: Workbench) -> list[Shard]:
+    return [Shard("all", frames, select.own_code(config.select, bench.base))]
+
+
 STAGE = Stage(
     name="gate",
     inputs=("verdicts", "pairs", "samples", "prompts", "labels"),
@@ -165,5 +171,6 @@ STAGE = Stage(
         select.reads(config),
         config.seed,
     ],
+    shards=_shards,
     version=2,
 )
