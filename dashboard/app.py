@@ -11,6 +11,7 @@ from pathlib import Path
 import streamlit as st
 
 from dashboard import live, parts, runs
+from dashboard.charts.base import Shown, panels
 from dashboard.runs import Run
 from dashboard.serve import guard
 from dashboard.text import markdown
@@ -80,6 +81,8 @@ def _drawn(title: str, draw: Draw, run: Run | None, there: list[Run]) -> None:
     live.watch(run)
     try:
         draw(run, there)
+        for _, panel in panels(Shown(run.summary, run.frame), title):
+            parts.panel(panel)
     except JuryboxError as error:
         st.error(markdown(str(error)))
 

@@ -17,6 +17,7 @@ from typing import Any
 from pipeline.errors import ConfigError
 
 KINDS = {
+    "dashboard.charts": "panel",
     "judges": "{Kind}Judge",
     "pipeline.aggregation": "{Kind}Aggregation",
     "pipeline.engines": "{Kind}Engine",

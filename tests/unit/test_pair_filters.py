@@ -99,7 +99,7 @@ def test_a_key_that_it_does_not_have_and_a_file_that_is_not_there_are_named(tmp_
 def test_a_filter_that_does_not_answer_is_named(tmp_path: Path, wrong: str) -> None:
     start = SHOUTING.index("        loud = ")
     select = rule(written(tmp_path, f"{SHOUTING[:start]}        return {wrong}\n"), filters=["./loud.py:Shouting"])
-    with pytest.raises(StageError, match=r"the filter Shouting returned .* for 2 pairs; it must return a Polars series"):
+    with pytest.raises(StageError, match=r"the filter Shouting returned .* for 2 pairs; it must return a Polars"):
         reasons(tmp_path, select)
 
 
