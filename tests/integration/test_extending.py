@@ -71,9 +71,11 @@ DRIVER = """
 import json, sys
 from pathlib import Path
 from dashboard.charts.base import Shown, panels
+import yaml
+from jsonschema import Draft202012Validator
 from jurybox.api import run_pipeline
 from pipeline import discovery
-from pipeline.commands.checks import check
+from pipeline.commands.checks import check, config_schema, doctor
 from pipeline.config import load
 from pipeline.errors import ConfigError
 from pipeline.workbench import Workbench
@@ -81,6 +83,9 @@ from pipeline.workbench import Workbench
 config, run = map(Path, sys.argv[1:])
 told = {"kinds": {package: discovery.kinds(package) for package in discovery.KINDS}, "refused": {}}
 text = config.read_text()
+schema = Draft202012Validator(config_schema())
+told["schema"] = [error.message for error in schema.iter_errors(yaml.safe_load(text))]
+told["doctor"] = doctor()
 for key in ("centre", "sure", "capitals", "dataset"):
     wrong = config.with_name("wrong.yaml")
     wrong.write_text(text.replace(f"{key}:", f"{key}s:"))
@@ -88,6 +93,8 @@ for key in ("centre", "sure", "capitals", "dataset"):
         load(wrong)
     except ConfigError as error:
         told["refused"][key] = str(error)
+    if not list(schema.iter_errors(yaml.safe_load(wrong.read_text()))):
+        told["schema"].append(f"{key}s passes")
 with Workbench.open(config, run) as bench:
     told["checked"] = check(bench)
     run_pipeline(bench, None, "train")
@@ -266,6 +273,12 @@ def test_its_keys_are_checked_with_the_config(tried: Tried) -> None:
     assert wrong.keys() == {"centre", "sure", "capitals", "dataset"}
     for key, message in wrong.items():
         assert f"unknown key; did you mean '{key}'?" in message
+
+
+def test_the_schema_and_doctor_know_them(house: Tried) -> None:
+    assert house.told["schema"] == []
+    for change in CHANGES.values():
+        assert change.kind in house.told["doctor"][change.package.removeprefix("pipeline.").replace(".", " ")]
 
 
 def test_check_names_them_and_a_second_run_does_nothing(tried: Tried) -> None:
