@@ -160,6 +160,6 @@ def _instructions(verdict: str, scale: int, *, whole: bool) -> str:
 
 def _judgment(item: Comparison, order: Order, heard: Heard[parsing.Verdict]) -> Judgment:
     if heard.value is None:
-        return Judgment(item.pair_id, order, None, heard.text, heard.error, heard.call_keys)
+        return Judgment(item.pair_id, order, None, heard.text, heard.error, heard.call_keys, heard.reason)
     preference = heard.value.first if order == "ab" else 1 - heard.value.first
     return Judgment(item.pair_id, order, preference, heard.value.rationale, None, heard.call_keys)

@@ -6,6 +6,7 @@ never a guess. Ratings are never searched for in prose.
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,6 +14,7 @@ from typing import Any, cast
 VERDICTS = {"A": 1.0, "B": 0.0, "tie": 0.5}
 """Preference for the answer shown first."""
 CHOICES = ("A", "B")
+FENCED = re.compile(r"(`{3,}|~{3,})[ \t]*(?:json[c5]?)?[ \t]*\r?\n(.*)\r?\n\1", re.IGNORECASE | re.DOTALL)
 MIN_CHOICE_MASS = 0.01
 """Below this the model was saying something else, and its A or B means nothing."""
 
@@ -27,6 +29,10 @@ class Verdict:
 
 class UnreadableError(ValueError):
     """The reply is not in the documented shape."""
+
+    def __init__(self, message: str, reason: str = "unreadable") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 def from_text(text: str, verdicts: Mapping[str, float] = VERDICTS) -> Verdict:
@@ -79,13 +85,13 @@ def from_json(text: str, verdicts: Mapping[str, float] = VERDICTS) -> Verdict:
 
 
 def json_object(text: str, keys: Sequence[str]) -> dict[str, object]:
-    """A reply that is one JSON object with exactly *keys*, and nothing else.
+    """A reply that is one JSON object with exactly *keys*, in a fence of code or not, and nothing else.
 
     Raises:
         UnreadableError: no such object, a key too many or too few, or a repeated key.
     """
     try:
-        value: object = json.loads(text, object_pairs_hook=_no_repeats)
+        value: object = json.loads(unfenced(text), object_pairs_hook=_no_repeats)
     except (ValueError, RecursionError) as error:
         raise UnreadableError(f"expected one JSON object: {error}") from error
     if not isinstance(value, dict):
@@ -94,6 +100,12 @@ def json_object(text: str, keys: Sequence[str]) -> dict[str, object]:
     if set(fields) != set(keys):
         raise UnreadableError(f"expected the keys {', '.join(keys)}, found {sorted(fields)[:10]}")
     return fields
+
+
+def unfenced(text: str) -> str:
+    """What a reply holds that is one fenced block of code (CommonMark); any other reply as it is."""
+    found = FENCED.fullmatch(text.strip())
+    return found[2] if found else text
 
 
 def rationale_of(fields: Mapping[str, object]) -> str | None:

@@ -5,12 +5,14 @@ Reads the run's folder and writes that one file.
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from pipeline.calls.records import Money
 from pipeline.schemas import ANY, LONGER, ORDER, PEOPLE
 from pipeline.statistics.calibration import errors
 from pipeline.statistics.controls import rates
@@ -26,7 +28,9 @@ def summary(bench: Workbench) -> dict[str, Any]:
 
     Keys: ``name``, ``rows`` (stage -> in, out), ``dropped`` (stage -> reason -> n), ``judges``, ``ceiling``
     (one person against another), ``floor`` (preferring the longer answer), ``certificate``, ``calls``, ``cost_usd``,
-    ``spent`` (both by judge, with tokens), ``margins`` (a histogram), ``possibly_paid``, ``seconds``, ``incomplete``,
+    ``spent`` (both by judge, with tokens), ``charged_usd`` (against the budget, by the ledger), ``reported_usd`` (by
+    the endpoints' own counts of tokens), ``at_reservation`` (calls whose count could not be used) with its ``_usd`` and
+    ``faults``, ``possibly_paid`` with its ``_usd``, ``margins`` (a histogram), ``seconds``, ``incomplete``,
     ``warnings``, and the evaluation's ``win_rate``, ``win_rate_low``, ``win_rate_high``, ``n``, ``panel_win_rate``,
     ``verifier``, ``reward_accuracy``, ``kl``.
     """
@@ -62,7 +66,7 @@ def summary(bench: Workbench) -> dict[str, Any]:
         "cost_usd": round(math.fsum(one["cost_usd"] for one in spent.values()), 6),
         "spent": spent,
         "margins": histogram(run.scan("verdicts"), run.scan("kept")),
-        "possibly_paid": len(bench.ledger.possibly_paid()) if bench.has_ledger else 0,
+        **_money(bench),
         "seconds": round(sum(row["seconds"] for row in done.values()), 1),
         "stage_seconds": {name: row["seconds"] for name, row in done.items()},
         "incomplete": {name: row["incomplete"] for name, row in done.items() if row["incomplete"]},
@@ -83,6 +87,15 @@ def summary(bench: Workbench) -> dict[str, Any]:
     return {**made, "warnings": warnings(made, run.read("warnings")["text"].to_list())}
 
 
+def _money(bench: Workbench) -> dict[str, Any]:
+    """What the run's account was charged, by the ledger."""
+    records = bench.records()
+    if records is None:
+        return asdict(Money())
+    with records:
+        return asdict(records.money())
+
+
 def _accuracy(run: RunFolder, between: str, one: str, other: str) -> dict[str, Any] | None:
     """``value``, ``low``, ``high`` and ``n`` of a row of the frame ``agreement``; None where there is none."""
     key = {"between": between, "rater_1": one, "rater_2": other, "subset": "all", "measure": "accuracy"}
@@ -97,7 +110,16 @@ def warnings(made: Mapping[str, Any], measured: Sequence[str]) -> list[str]:
     for stage, shards in made["incomplete"].items():
         found.append(f"{stage}: some calls got no answer in {len(shards)} shard(s); run the same command again")
     if made["possibly_paid"]:
-        found.append(f"{made['possibly_paid']} call(s) were in flight when a run died; they may have been paid")
+        found.append(
+            f"{made['possibly_paid']} call(s) were in flight when a run died or stopped, or got no whole reply; they "
+            f"may have been paid and stay charged with US$ {made['possibly_paid_usd']:.4f}"
+        )
+    if made["at_reservation"]:
+        why = "; ".join(f"{count} times: {fault}" for fault, count in made["faults"].items())
+        found.append(
+            f"{made['at_reservation']} call(s) were charged at their reservation, the most they can cost, US$ "
+            f"{made['at_reservation_usd']:.4f} in all, because the endpoint's count of tokens cannot be used ({why})"
+        )
     for name, judge in made["judges"].items():
         if judge["reason"]:
             found.append(f"judge {name} is not in the panel: {judge['reason']}")
@@ -132,6 +154,11 @@ def lines(made: Mapping[str, Any], folder: Path) -> list[str]:
         out += [f"  {'':<10}   dropped {count}: {reason}" for reason, count in made["dropped"].get(stage, {}).items()]
     out += [f"  {'import':<10}   dropped {n}: {reason}" for reason, n in made["dropped"].get("import", {}).items()]
     out.append(f"calls: {made['calls']}, US$ {made['cost_usd']:.4f}, {made['seconds']:.0f} s")
+    if made["charged_usd"] or made["reported_usd"]:
+        out.append(
+            f"money: US$ {made['charged_usd']:.4f} charged to the budget, US$ {made['reported_usd']:.4f} reported by "
+            "the endpoints"
+        )
     people = "simulated people" if made["simulated_people"] else "people"
     out += _panel_lines(made, people)
     if made["certificate"] is not None:

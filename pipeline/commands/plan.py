@@ -14,15 +14,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 import polars as pl
-import sqlalchemy as sa
 
 from pipeline import ids, prices, schemas
 from pipeline.calls import tokens
-from pipeline.calls.ledger import CALLS
+from pipeline.calls.usage import Usage, cost_usd, read_usage
 from pipeline.comparison import Comparison
 from pipeline.config import EndpointConfig, GeneratorConfig, JudgeConfig, ModelConfig, Price
 from pipeline.engines.base import Answer, Call, Request
-from pipeline.engines.endpoint import call_key, cost_usd, read_answer, request_body, worst_case_usd
+from pipeline.engines.endpoint import call_key, request_body, worst_case_usd
 from pipeline.errors import ConfigError
 from pipeline.frames import conversation, with_texts
 from pipeline.runner import is_done, stage
@@ -219,20 +218,16 @@ class _Planner:
     # What there is.
 
     def _read_ledger(self) -> None:
-        if not self.bench.has_ledger:
+        records = self.bench.records()
+        if records is None:
             return
-        ledger = self.bench.ledger
-        self.made.charged_usd = ledger.charged_usd()
-        done = sa.and_(CALLS.c.status == "answered")
-        with ledger.engine.connect() as db:
-            self.answered = set(db.execute(sa.select(CALLS.c.call_key).where(done)).scalars())
-            rows = db.execute(
-                sa.select(CALLS.c.request, CALLS.c.response, CALLS.c.latency_s).where(done).limit(RECORDED)
-            ).all()
-        for request, response, latency in rows:
-            body = json.loads(request)
-            turns = [(str(turn["role"]), str(turn["content"])) for turn in body["messages"]]
-            self.seen.setdefault(_kind(body), Seen()).add(_charged(turns, json.loads(response), latency))
+        with records:
+            self.made.charged_usd = records.money().charged_usd
+            self.answered = records.answered()
+            some = records.some(RECORDED)
+        for one in some:
+            turns = [(str(turn["role"]), str(turn["content"])) for turn in one.request["messages"]]
+            self.seen.setdefault(_kind(one.request), Seen()).add(_charged(turns, one.response, one.latency_s))
 
     def _done(self, name: str) -> bool:
         what = stage(name)
@@ -267,7 +262,7 @@ class _Planner:
             for item in items:
                 turns = load.with_system(item.messages, first.system if first else None)
                 requests.append(Request(turns, first.max_tokens if first else 1, temperature=0.0))
-            return [Answer(Call("", "answered"), _stand_in(0, self._length(first))) for _ in items]
+            return [Answer(Call("", "answered"), _stand_in(0, self._length(first)), "stop") for _ in items]
 
         return load.frozen_turns(conversations, respond)[0], requests
 
@@ -427,7 +422,7 @@ class _Planner:
             conversations, _ = load.read_file(config.evaluate.prompts, self.bench.base)
             source, near = config.evaluate.prompts.path.name, config.evaluate.prompts.near_duplicates
             asked = load.prompts(self._later_turns(conversations)[0], source, near)[0]
-        model = evaluate.sides(config, self.bench.folder.path / "model", None)[0]
+        model = evaluate.sides(config, self.bench.folder.local("model"), None)[0]
         first = config.generators[0] if config.generators else None
         shared = model.model_dump(include=set(ModelConfig.model_fields))
         system, temperatures = first.system if first else None, [config.evaluate.temperature]
@@ -460,7 +455,9 @@ class _Planner:
         for generator in generators:
             wanted = generate.requests(some, generator, self.config.seed)
             answers = self._try(generator, [request for *_, request in wanted])
-            found.append(generate.samples(wanted, answers, generator.label)[0])
+            found.append(
+                generate.samples(wanted, [generate.taken(one, generator) for one in answers], generator.label)[0]
+            )
         self.made.notes.append(f"{some.height} of {prompts.height} prompts were answered by models in this process")
         return pl.concat(found).unique("sample_id", keep="first", maintain_order=True), some
 
@@ -501,9 +498,9 @@ class _Planner:
         cached = prompt * seen.cached / seen.prompt if seen.prompt else 0.0
         price = self._price(options)
         usage = {"prompt_tokens": round(prompt), "completion_tokens": round(completion)}
-        usd = cost_usd({"usage": {**usage, "prompt_tokens_details": {"cached_tokens": round(cached)}}}, price)
+        usd = 0.0 if price is None else cost_usd(Usage(round(prompt), round(cached), round(completion)), price)
         most = len(todo) * asked.weight if asked.most is None else max(asked.most - free * asked.weight, 0)
-        worst = sum(worst_case_usd(request_body(options.model, request), price) for request in todo)
+        worst = sum(worst_case_usd(self._body(options, request), price) for request in todo)
         attempts = int(getattr(options, "max_attempts", 1))
         basis = asked.basis
         if basis == "counted" and todo and not seen.calls and not todo[0].choices:
@@ -528,7 +525,7 @@ class _Planner:
         if options.endpoint is None:
             return list(asked.requests), 0
         base_url = self._endpoint(options).base_url
-        named = {call_key(base_url, request_body(options.model, one), one): one for one in asked.requests}
+        named = {call_key(base_url, self._body(options, one), one): one for one in asked.requests}
         left = [request for key, request in named.items() if key not in self.answered]
         return left, len(named) - len(left)
 
@@ -537,7 +534,7 @@ class _Planner:
         if options.endpoint is None:
             return self.tried.get(self._place(options), Seen())
         found = Seen()
-        for kind in {_kind(request_body(options.model, request)) for request in todo}:
+        for kind in {_kind(self._body(options, request)) for request in todo}:
             found.add(self.seen.get(kind, Seen()))
         return found if found.calls >= ENOUGH else Seen()
 
@@ -553,7 +550,7 @@ class _Planner:
         if options is None:
             return ANSWER_TOKENS
         tried = self.tried.get(self._place(options), Seen())
-        body = request_body(options.model, Request((), options.max_tokens, options.temperatures[0], options.top_p))
+        body = self._body(options, Request((), options.max_tokens, options.temperatures[0], options.top_p))
         seen = tried if tried.calls else self.seen.get(_kind(body), Seen())
         if seen.calls >= ENOUGH:
             return round(seen.completion / seen.calls)
@@ -574,6 +571,11 @@ class _Planner:
 
     def _price(self, options: ModelConfig) -> Price | None:
         return options.price if options.endpoint is None else self._endpoint(options).price_of(options)
+
+    def _body(self, options: ModelConfig, request: Request) -> dict[str, Any]:
+        """The request as it is sent, as far as no endpoint refuses a part of it."""
+        plain = request_body(options.model, request)
+        return plain if options.endpoint is None else self.bench.dialect(options).body(plain)
 
     def _endpoint(self, options: ModelConfig) -> EndpointConfig:
         if options.endpoint is None:
@@ -641,15 +643,15 @@ def _kind(body: Mapping[str, Any]) -> str:
 
 
 def _charged(turns: Sequence[tuple[str, str]], response: Mapping[str, Any], latency: float | None) -> Seen:
-    call = read_answer("", response, 0.0, latency).call
-    if call.prompt_tokens is None:
+    used = read_usage(response)
+    if used.fault:
         return Seen()
     return Seen(
         calls=1,
         estimated=tokens.of_messages(turns),
-        prompt=call.prompt_tokens,
-        cached=call.cached_tokens or 0,
-        completion=call.completion_tokens or 0,
+        prompt=used.prompt_tokens or 0,
+        cached=used.cached_tokens or 0,
+        completion=used.completion_tokens or 0,
         latency=latency or 0.0,
         timed=0 if latency is None else 1,
     )

@@ -14,7 +14,6 @@ from pipeline.errors import ConfigError, StageError
 from pipeline.exports import card
 from pipeline.schemas import ORDER
 from pipeline.stages.base import Frames, Result, Shard, Stage, installed_versions
-from pipeline.store import file_digest
 from pipeline.workbench import Workbench
 
 COLUMNS = (
@@ -157,7 +156,7 @@ def folder_name(kind: str) -> str:
 
 
 def _shards(frames: Frames, config: Config, bench: Workbench) -> list[Shard]:
-    """One shard, which also reads what the stages before dropped and the code of a user's own formats."""
+    """One shard, which also counts what the stages before dropped."""
     names = [folder_name(kind) for kind in config.export]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -167,9 +166,8 @@ def _shards(frames: Frames, config: Config, bench: Workbench) -> list[Shard]:
         )
     for kind in config.export:
         discovery.find("pipeline.exports", kind, "export", bench.base)
-    own = {kind: file_digest(bench.base / kind.rpartition(":")[0]) for kind in config.export if ":" in kind}
     counts = _dropped(bench).group_by("stage", "reason").len().sort("stage", "reason").collect(engine="streaming")
-    return [Shard("all", frames, [own, counts.rows()])]
+    return [Shard("all", frames, counts.rows())]
 
 
 def _dropped(bench: Workbench) -> pl.LazyFrame:
@@ -212,8 +210,7 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
         formats = [write_format(rows, folder, kind, config.seed, bench.base) for kind in config.export]
         (folder / "README.md").write_text(card.dataset_card(made, formats), encoding="utf-8")
 
-    bench.folder.replace_folder("dataset", build)
-    return Result({})
+    return Result({}, folders={"dataset": build})
 
 
 STAGE = Stage(
@@ -225,4 +222,5 @@ STAGE = Stage(
     shards=_shards,
     artefacts_in=("certificate.json", "panel.json"),
     artefacts_out=("dataset",),
+    beside=("dropped",),
 )

@@ -18,7 +18,7 @@ from pipeline.frames import people
 from pipeline.ids import digest
 from pipeline.labels.splits import split_labels
 from pipeline.stages import select
-from pipeline.stages.base import Frames, Result, Shard, Stage
+from pipeline.stages.base import Result, Shard, Stage
 from pipeline.statistics import bounds
 from pipeline.statistics.outlook import outlook
 from pipeline.statistics.thresholds import Curve, Step, passed
@@ -128,8 +128,7 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
     drawn = frames["labels"].filter(pl.col("queue").cast(pl.String) == "audit").select("pair_id")
     units = frames["pairs"].join(drawn, on="pair_id", how="semi")[f"{unit}_id"].n_unique()
     asked = {"target": gate.target_agreement, "delta": gate.delta}
-    own = select.own_code(config.select, bench.base)
-    rule = {"select": {**select.reads(config), **own}, "verdicts": bench.folder.digest("verdicts")}
+    rule = {"select": select.reads(config), "verdicts": bench.folder.digest("verdicts")}
     certificate = {
         **certify(candidates, told, **asked, unit=unit),
         **outlook(candidates, told, units, **asked, unit=unit),
@@ -140,11 +139,10 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
         "unit": unit,
         "method": "fixed sequence of margin thresholds, from strict to loose; tests in docs/methods.md",
         "simulated": config.labels.simulated is not None,
-        "rule": {**rule, "digest": digest(rule)},
+        "rule": {**rule, "digest": digest(bench.by_content(rule))},
         "audited": _audited(candidates, told),
     }
-    bench.folder.write_json("certificate.json", certificate)
-    return Result({})
+    return Result({}, artefacts={"certificate.json": certificate})
 
 
 def _audited(candidates: pl.DataFrame, told: pl.DataFrame) -> list[dict[str, Any]]:
@@ -153,10 +151,6 @@ def _audited(candidates: pl.DataFrame, told: pl.DataFrame) -> list[dict[str, Any
     return (
         candidates.join(told, on="pair_id").select(shown).sort("margin", "pair_id", descending=[True, False]).to_dicts()
     )
-
-
-def _shards(frames: Frames, config: Config, bench: Workbench) -> list[Shard]:
-    return [Shard("all", frames, select.own_code(config.select, bench.base))]
 
 
 STAGE = Stage(
@@ -171,6 +165,5 @@ STAGE = Stage(
         select.reads(config),
         config.seed,
     ],
-    shards=_shards,
     version=2,
 )

@@ -30,8 +30,7 @@ from pipeline.filters.languages import known_languages, languages
 from pipeline.filters.refusals import PATTERNS, refuses
 from pipeline.filters.similarity import jaccard
 from pipeline.frames import conversation, lengths
-from pipeline.stages.base import Frames, Result, Shard, Stage
-from pipeline.store import file_digest
+from pipeline.stages.base import Result, Shard, Stage
 from pipeline.transcript import transcript
 from pipeline.workbench import Workbench
 
@@ -64,12 +63,6 @@ def filters_of(rule: SelectConfig, base: Path) -> list[Filter]:
         (options, discovery.find("pipeline.filters", options.kind, "{Kind}Filter", base)) for options in rule.filters
     ]
     return [kind(options) for options, kind in found]
-
-
-def own_code(rule: SelectConfig, base: Path) -> dict[str, str]:
-    """Digests of the user's own filters: a change of one is a change of the rule."""
-    kinds = (options.kind for options in rule.filters if ":" in options.kind)
-    return {kind: file_digest(base / kind.rpartition(":")[0]) for kind in kinds}
 
 
 def decide(
@@ -430,10 +423,6 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
     return Result({"kept": chosen, "scores": scores, "dropped": left})
 
 
-def _shards(frames: Frames, config: Config, bench: Workbench) -> list[Shard]:
-    return [Shard("all", frames, own_code(config.select, bench.base))]
-
-
 def reads(config: Config) -> Mapping[str, object]:
     """The config that decides which pairs are kept."""
     return {
@@ -450,7 +439,6 @@ STAGE = Stage(
     artefacts_in=("certificate.json",),
     run=_run,
     reads=lambda config: [reads(config), config.gate.required],
-    shards=_shards,
     files=lambda config: [] if config.select.refusals == "keep" else [PATTERNS],
     version=3,
 )

@@ -76,7 +76,7 @@ from jsonschema import Draft202012Validator
 from jurybox.api import run_pipeline
 from pipeline import discovery
 from pipeline.commands.checks import check, config_schema, doctor
-from pipeline.config import load
+from pipeline.config_file import load
 from pipeline.errors import ConfigError
 from pipeline.workbench import Workbench
 

@@ -161,7 +161,7 @@ def test_a_struck_run_goes_on_where_it_stopped(
         if how is signal.SIGKILL:
             assert code == -signal.SIGKILL
         else:
-            assert (code, "Traceback" in said) == (1, False), said
+            assert (code, "Traceback" in said) == (130, False), said
             assert "interrupted" in said
             assert "the same command goes on from there" in said
         assert_files_are_whole(run_of(folder).path)

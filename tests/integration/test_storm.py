@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from pipeline.calls.limiter import Clock
-from pipeline.config import load
+from pipeline.config_file import load
 from pipeline.errors import UnreachableError
 from pipeline.labels.splits import split_labels
 from pipeline.runner import StageReport, run_stage

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import config, discovery
+from pipeline import config_file, discovery
 
 DATA = Path(__file__).parents[2] / "data" / "configs"
 EXAMPLES = sorted(DATA.glob("[!.]*.yaml"))
@@ -16,7 +16,7 @@ def test_there_are_the_examples_that_the_readme_names() -> None:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_example_parses(path: Path) -> None:
-    parsed = config.load(path)
+    parsed = config_file.load(path)
     for kind in parsed.export:
         assert discovery.find("pipeline.exports", kind, "export")
     for generator in parsed.generators:
