@@ -29,9 +29,10 @@ soak: .venv/installed ## kills, storms, budgets and plans at full counts: about 
 	JURYBOX_SOAK=1 $(BIN)/python -m pytest -s tests/integration/test_kills.py tests/integration/test_storm.py \
 		tests/integration/test_plan.py
 
-lint: .venv/installed ## ruff: rules and format
+lint: .venv/installed ## ruff: rules and format; who may import whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache --no-logo
 
 types: .venv/installed ## pyright, strict
 	$(BIN)/pyright

@@ -13,6 +13,7 @@ import polars as pl
 import streamlit as st
 
 from dashboard import live, parts, runs
+from dashboard.charts.base import Shown, panels
 from dashboard.runs import Run
 from dashboard.serve import guard
 from dashboard.text import markdown
@@ -83,6 +84,8 @@ def _drawn(title: str, draw: Draw, run: Run | None, there: list[Run]) -> None:
     try:
         live.watch(run)
         draw(run, there)
+        for _, panel in panels(Shown(run.summary, run.frame), title):
+            parts.panel(panel)
     except JuryboxError as error:
         st.error(markdown(str(error)))
     except (AttributeError, LookupError, TypeError, ValueError, pl.exceptions.PolarsError) as error:

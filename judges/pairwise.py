@@ -9,12 +9,13 @@ from pydantic import Field, model_validator
 from judges import framing, parsing
 from judges.asking import Heard, Later, ask, logprobs, words
 from judges.base import Judgment, Labelled, Opinions
-from judges.rendering import fill, transcript
+from judges.rendering import fill
 from judges.sealing import sealed
 from pipeline.comparison import Comparison, Order
 from pipeline.config import JudgeConfig, ModelConfig
 from pipeline.engines.base import Answer, Request, Toolbox
 from pipeline.ids import seed_from, uniform_from
+from pipeline.transcript import transcript
 
 GRADES: Mapping[int, Mapping[str, float]] = {
     3: parsing.VERDICTS,

@@ -15,13 +15,14 @@ from pydantic import Field, StringConstraints, model_validator
 from judges import framing, parsing
 from judges.asking import Heard, ask, logprobs, spread, words
 from judges.base import Judgment, Labelled, Opinions, Rating
-from judges.rendering import fill, transcript
+from judges.rendering import fill
 from judges.sealing import sealed
 from pipeline.comparison import Comparison
 from pipeline.config import JudgeConfig, ModelConfig
 from pipeline.engines.base import Answer, Request, Toolbox
 from pipeline.errors import ConfigError
 from pipeline.ids import seed_from
+from pipeline.transcript import transcript
 
 OVERALL = "overall"
 LOGITS = 4.0

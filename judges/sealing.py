@@ -21,8 +21,8 @@ from typing import Any
 
 from judges.cleaning import any_could_say
 from judges.parsing import LABEL, OBJECT, UnreadableError, quoted, spoken, strict_json, unfenced
-from judges.rendering import fence_tag
 from pipeline.engines.base import Request
+from pipeline.transcript import fence_tag
 
 ASKED = "\nPut the code {code} on both sides of your verdict and nothing after it: "
 IN_A_LINE = "where a line `Verdict: ...` is asked for above, write `Verdict {code}: ... {code}`.\n"

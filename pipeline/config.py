@@ -450,6 +450,18 @@ class GateConfig(Frozen):
     """Stop the run when nothing can be certified, instead of keeping pairs uncertified."""
 
 
+class FilterConfig(Frozen):
+    """What every filter of pairs has; each kind adds its own keys."""
+
+    kind: str
+    """`./file.py:Name` of your own, or a kind of `pipeline/filters/`; a bare kind is enough."""
+
+
+def _filter_of_its_kind(item: object, info: ValidationInfo) -> object:
+    named = {"kind": item} if isinstance(item, str) else item
+    return _options(named, "pipeline.filters", "{Kind}Filter", "kind", FilterConfig, info)
+
+
 class SelectConfig(Frozen):
     """Which judged pairs go into the dataset: a strategy for each prompt, then filters."""
 
@@ -471,6 +483,8 @@ nearest to two standard deviations below the mean; or every pair."""
     languages: Literal["prompt"] | tuple[Annotated[str, Field(pattern=r"^[a-z]{2,3}$")], ...] | None = None
     """Languages both answers must be in: `prompt` for the prompt's own, or a list of ISO 639-1 codes; needs the \
 extra `language`."""
+    filters: tuple[Annotated[SerializeAsAny[FilterConfig], BeforeValidator(_filter_of_its_kind)], ...] = ()
+    """More filters, in this order, after those above; each drop has its filter's reason."""
 
 
 class TrainConfig(Frozen):

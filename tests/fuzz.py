@@ -25,11 +25,12 @@ from judges import parsing
 from judges.listwise import ranking_from_json, ranking_from_text
 from judges.pairwise import GRADES
 from judges.pointwise import scores_from_json, scores_from_text
-from judges.rendering import fill, transcript
+from judges.rendering import fill
 from judges.sealing import sealed, unsealed
 from pipeline.control_tokens import JOINER, defused, holds_control
 from pipeline.engines.base import Request
 from pipeline.engines.endpoint import read_answer
+from pipeline.transcript import transcript
 from tests.endpoints import chat
 from tests.hostile import structural
 

@@ -7,7 +7,7 @@ Code can and must stop all of them. Persuasive ones only talk; what they win is 
 import json
 from dataclasses import dataclass
 
-from judges.rendering import fence_tag
+from pipeline.transcript import fence_tag
 from tests.worlds import SECRET
 
 HONEST = "Paris is the capital of France."

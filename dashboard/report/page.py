@@ -13,8 +13,10 @@ from typing import Any
 import polars as pl
 
 from dashboard.charts import Chart
+from dashboard.charts.base import Shown
 from dashboard.marks import described
 from dashboard.report import drawing, sections
+from dashboard.report.added import added
 from dashboard.report.sections import Found, Section, Table
 from pipeline import shown, summary
 from pipeline.figures import share
@@ -70,7 +72,8 @@ def page(run: RunFolder, made: Mapping[str, Any]) -> str:
     """report.html of the run in the folder *run* with the summary *made*."""
     training = run.read_json("model/training.json") or {}
     found = Found(made, {name: run.read(name) for name in sections.FRAMES}, training.get("loss") or [])
-    parts = [(section, [_drawn(part) for part in section.parts]) for section in sections.sections(found)]
+    laid_out = (*sections.sections(found), *added(Shown(made, run.read)))
+    parts = [(section, [_drawn(part) for part in section.parts]) for section in laid_out]
     texts = {"examples": _examples(run), "duels": _duels(run)}
     written = ""
     for limits in LIMITS:

@@ -6,7 +6,16 @@ from importlib.util import find_spec
 from typing import Any, cast
 
 from pipeline import discovery
-from pipeline.config import Config, EndpointConfig, Frozen, ModelConfig
+from pipeline.config import (
+    Config,
+    EndpointConfig,
+    FilterConfig,
+    Frozen,
+    JudgeConfig,
+    ModelConfig,
+    PairingConfig,
+    TrainConfig,
+)
 from pipeline.errors import ConfigError, EndpointError
 from pipeline.runner import stages_of
 from pipeline.stages.base import installed_versions
@@ -85,22 +94,19 @@ def doctor() -> dict[str, Any]:
         "gpus": gpus or "none: models run on the CPU through transformers; vLLM needs a GPU or its CPU build",
         "vllm": "installed" if find_spec("vllm") else "not installed",
         "versions": installed_versions(),
-        "judges": discovery.kinds("judges"),
-        "engines": discovery.kinds("pipeline.engines"),
-        "exports": discovery.kinds("pipeline.exports"),
-        "training methods": discovery.kinds("training.methods"),
+        **{name.removeprefix("pipeline.").replace(".", " "): discovery.kinds(name) for name in discovery.KINDS},
     }
 
 
 def config_schema() -> dict[str, Any]:
-    """JSON Schema of the config, every kind of judge and training method included."""
+    """JSON Schema of the config, the keys of every kind of judge, pairing, filter and training method included."""
     schema = Config.model_json_schema()
     definitions: dict[str, Any] = schema.setdefault("$defs", {})
 
-    def variants(package: str, attribute: str) -> dict[str, Any]:
+    def variants(package: str, attribute: str, base: type[Frozen]) -> dict[str, Any]:
         references: list[dict[str, str]] = []
         for kind in discovery.kinds(package):
-            options = cast("type[Frozen]", discovery.find(package, kind, attribute).Options)
+            options = cast("type[Frozen]", getattr(discovery.find(package, kind, attribute), "Options", base))
             made = options.model_json_schema(ref_template="#/$defs/{model}")
             definitions.update(made.pop("$defs", {}))
             title = f"{package.rsplit('.', maxsplit=1)[-1]}:{kind}"
@@ -109,6 +115,12 @@ def config_schema() -> dict[str, Any]:
         return {"anyOf": references}
 
     properties = schema["properties"]
-    properties["judges"]["items"] = variants("judges", "{Kind}Judge")
-    properties["train"]["anyOf"] = [*variants("training.methods", "{Kind}Method")["anyOf"], {"type": "null"}]
+    properties["pairing"].pop("$ref")
+    properties["pairing"] |= variants("pipeline.pairing", "{Kind}Pairing", PairingConfig)
+    filters = definitions["SelectConfig"]["properties"]["filters"]
+    own = [{"type": "string"}, filters["items"]]
+    filters["items"] = {"anyOf": [*own, *variants("pipeline.filters", "{Kind}Filter", FilterConfig)["anyOf"]]}
+    properties["judges"]["items"] = variants("judges", "{Kind}Judge", JudgeConfig)
+    methods = variants("training.methods", "{Kind}Method", TrainConfig)["anyOf"]
+    properties["train"]["anyOf"] = [*methods, {"type": "null"}]
     return schema

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import polars as pl
 
-from judges.rendering import transcript
+from pipeline.transcript import transcript
 
 
 def export(rows: pl.DataFrame, path: Path, seed: int) -> Path:

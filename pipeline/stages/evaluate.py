@@ -16,7 +16,6 @@ from typing import Any
 import polars as pl
 
 from judges.base import Labelled
-from judges.rendering import transcript
 from pipeline import discovery, ids, schemas
 from pipeline.comparison import Comparison, People, comparisons
 from pipeline.config import Config, GeneratorConfig, JudgeConfig, ModelConfig
@@ -29,6 +28,7 @@ from pipeline.sampling.turns import frozen_turns, with_system
 from pipeline.stages.base import Frames, Result, Shard, Stage, calls_frame, dropped_frame
 from pipeline.stages.judge import make
 from pipeline.stages.load import prompts, read_file
+from pipeline.transcript import transcript
 from pipeline.workbench import Workbench
 from training.evaluation import (
     INTERVAL,

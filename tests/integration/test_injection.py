@@ -14,7 +14,6 @@ import pytest
 from pydantic import ValidationError
 
 from judges.base import Judge
-from judges.rendering import transcript
 from pipeline import discovery, ids
 from pipeline.comparison import Comparison
 from pipeline.config import ModelConfig
@@ -22,6 +21,7 @@ from pipeline.control_tokens import JOINER, defused
 from pipeline.engines.base import Answer, Call, Request
 from pipeline.engines.endpoint import request_body
 from pipeline.runner import run_stage
+from pipeline.transcript import transcript
 from tests.endpoints import Body, Endpoint
 from tests.hostile import HONEST, PERSUASIVE, PROMPT, Attack, structural
 from tests.worlds import SECRET, Bench, bench, world

@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from judges.rendering import fence_tag, fill, transcript
+from judges.rendering import fill
+from pipeline.transcript import fence_tag, transcript
 from tests.worlds import SECRET
 
 TEMPLATE = "P {prompt} A {first} B {second} {verdict}"
