@@ -53,7 +53,11 @@ STAGES = {
 @contextmanager
 def stoppable() -> "Generator[None]":
     """Take SIGTERM for Ctrl-C, so that a service manager's stop waits for what is in flight too."""
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+
+    def interrupt(_number: int, _frame: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
