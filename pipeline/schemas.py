@@ -370,11 +370,20 @@ FRAMES: dict[str, type[dy.Schema]] = {
 
 
 def frame(name: str, rows: list[dict[str, object]] | pl.DataFrame) -> pl.DataFrame:
-    """*rows* as the frame *name*, columns in the schema's order, sorted by primary key; not yet validated."""
+    """*rows* as the frame *name*, columns in the schema's order, sorted by primary key; not yet validated.
+
+    A column that may be null is null where *rows* do not have it.
+    """
     schema = FRAMES[name]
     types = {column: spec.dtype for column, spec in schema.columns().items()}
     if isinstance(rows, pl.DataFrame):
-        made = rows.select(pl.col(column).cast(dtype) for column, dtype in types.items())
+        columns = schema.columns()
+        made = rows.select(
+            pl.lit(None, dtype).alias(column)
+            if column not in rows.columns and columns[column].nullable
+            else pl.col(column).cast(dtype)
+            for column, dtype in types.items()
+        )
     else:
         made = pl.DataFrame(rows, schema=types)
     key = schema.primary_key()

@@ -234,7 +234,7 @@ class Fake:
         text = " ".join(content for _, content in request.messages)
         silent = HERE / "silent.txt"
         if silent.is_file() and silent.read_text() in text:
-            return Answer(Call(digest, "unanswered"), error="unanswered: HTTP 429")
+            return Answer(Call(digest, "unanswered"), reason="unanswered", error="HTTP 429")
         shown = {name: block for name, _, block in re.findall(r"<<(\\w+) (\\w{8})>>\\n(.*?)\\n<</", text, re.DOTALL)}
         if "first" in shown:
             said = "Verdict: " + ("A" if len(shown["first"]) > len(shown["second"]) else "B")

@@ -104,7 +104,7 @@ class EndpointEngine:
         """The dearest call so far as a multiple of its worst case: a vendor that bills more than was asked for (hidden
         prompts, reasoning beyond ``max_tokens``) is reckoned with from then on."""
         self.through = 0
-        """Calls to this model that got a final reply."""
+        """Calls to this model that got a final reply, now or before."""
         self.refused = 0
         """Calls in a row for which a person has to mend something."""
 
@@ -304,6 +304,7 @@ class _Run:
             self.later.append((call.at, call.request))
             return False
         if isinstance(claim, Recorded):
+            self.engine.through += 1
             self._finish(call, read_answer(call.key, claim.response, claim.cost_usd, claim.latency_s))
             return False
         self.claimed += 1
@@ -383,7 +384,7 @@ class _Run:
             seen = self.limiter.successes
             permit = await self._permit(call, failures, heard)
             if permit is None and heard is not None:
-                return heard
+                return heard._replace(unpaid=True)  # what may have been paid was given back before this claim
             if permit is None:
                 return _Heard(
                     finality.no_reply("the endpoint is given up: it did not reply to other calls"), unpaid=True
@@ -512,14 +513,14 @@ def read_answer(key: str, response: Mapping[str, Any], cost: float, latency: flo
 
 
 def _read(call: Call, found: finality.Outcome, response: Mapping[str, Any]) -> Answer:
-    thought = None if found.said is None or found.said.reasoning is None else _plain(found.said.reasoning)
+    thought = None if found.said is None or found.said.reasoning is None else _text(found.said.reasoning)
     if found.fate != "answer" or found.said is None:
         if not found.final:
             call = replace(call, status="unanswered")
         finish = found.finish_reason
         return Answer(call, None, finish, reason=found.reason, error=_plain(found.words), reasoning=thought)
     total, first = _logprobs(response)
-    return Answer(call, _plain(found.said.answer), found.finish_reason, total, first, reasoning=thought)
+    return Answer(call, _text(found.said.answer), found.finish_reason, total, first, reasoning=thought)
 
 
 def _logprobs(response: Mapping[str, Any]) -> tuple[float | None, dict[str, float] | None]:
@@ -586,6 +587,11 @@ def _used(response: Mapping[str, Any]) -> float | None:
     """Tokens of a call, for the vendor's limit of them."""
     used = read_usage(response)
     return None if used.fault else float((used.prompt_tokens or 0) + (used.completion_tokens or 0))
+
+
+def _text(said: str) -> str:
+    """What a model wrote as a file can hold it: half of a character, as a cut or a broken encoder leaves, is U+FFFD."""
+    return said.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _plain(text: str) -> str:

@@ -161,7 +161,9 @@ def test_a_judge_that_repeats_an_attack_gives_no_verdict(kind: str, form: str) -
     for attack in ATTACKS:
         for reply in echoes(attack):
             answer = (
-                Answer(Call("k", "answered"), reply, "stop") if reply else Answer(Call("k", "answered"), error="empty")
+                Answer(Call("k", "answered"), reply, "stop")
+                if reply
+                else Answer(Call("k", "answered"), reason="refused", error="empty")
             )
             judge = judge_of(kind, form, lambda _request, answer=answer: answer)
             found = [one for item, *_ in shapes(attack) for one in judge.judge([item]).judgments]

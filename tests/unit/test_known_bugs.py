@@ -576,6 +576,6 @@ def test_imported_names_do_not_move_labels_to_other_pairs(tmp_path: Path) -> Non
 
 
 def test_a_failed_answer_is_never_a_preference() -> None:
-    failed = said(None, error="unanswered: HTTP 500")
+    failed = said(None, reason="unanswered", error="HTTP 500")
     found = judged(world({"q": ["x", "yy"]}), lambda _request: failed)
-    assert [one.error for one in found] == ["unanswered: HTTP 500"] * 2
+    assert [(one.reason, one.error) for one in found] == [("unanswered", "HTTP 500")] * 2
