@@ -86,7 +86,7 @@ class Vendor:
     def _since(self, moment: float) -> Iterator[Told]:
         """The newest batches first, back to *moment*."""
         for told in self.client.batches.list(limit=100):
-            created: object = told.created_at
+            created = cast("object", told.created_at)
             if isinstance(created, int | float) and created < moment:
                 return
             yield told

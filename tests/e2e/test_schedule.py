@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -154,7 +154,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 @contextlib.contextmanager
 def schedule(
     folder: Path, environment: dict[str, str], *, background: bool = False
-) -> Iterator["subprocess.Popen[str]"]:
+) -> Generator["subprocess.Popen[str]"]:
     """The command; in the *background* as a script starts it, so that SIGINT is ignored."""
     arguments = [sys.executable, "-m", "jurybox", "schedule", str(folder / "config.yaml")]
     with (folder / "output.txt").open("w") as output:
@@ -378,7 +378,7 @@ def test_no_page_of_another_site_reads_or_starts_anything_and_no_flow_takes_a_pa
         path = {"config_path": str(folder / "evil.yaml")}
         run = run_until(OVER, environment, command, parameters=path, enforce_parameter_schema=False)
         assert run["state_type"] == "CRASHED", run["state"]
-        patch = {"entrypoint": "evil.py:evil", "path": str(folder), "pull_steps": []}
+        patch: dict[str, object] = {"entrypoint": "evil.py:evil", "path": str(folder), "pull_steps": []}
         place = f"{server}/api/deployments/{made['id']}"
         changed = httpx.patch(place, json=patch, headers=authorization(environment))
         assert changed.status_code == 204, changed.text

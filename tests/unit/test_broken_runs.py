@@ -3,7 +3,7 @@
 import json
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -78,9 +78,10 @@ def test_whatever_a_value_is_replaced_by_is_a_row_of_the_table(whole: Run, tmp_p
         made = json.loads(json.dumps(whole.summary))
         inner: Any = made
         while True:
-            key = draw.choice(list(inner) if isinstance(inner, dict) else range(len(inner)))
+            keys = list(cast("dict[str, Any]", inner)) if isinstance(inner, dict) else list(range(len(inner)))
+            key: Any = draw.choice(keys)
             if not isinstance(inner[key], dict | list) or not inner[key] or draw.random() < 0.3:
                 inner[key] = draw.choice(wrong)
                 break
-            inner = inner[key]
+            inner = cast("Any", inner[key])
         assert len(overview.row(broken(tmp_path / "run", json.dumps(made)))) == 5
