@@ -185,6 +185,8 @@ def _run_stage(run: _Opened, config_path: Path, name: str, *, force: bool) -> St
     ]
     bench.progress.start(name, sum(max(shard.size, 1) for shard, _ in todo), skipped=not todo)
     try:
+        if what.begin is not None:
+            what.begin([shard for shard, _ in todo], bench.config, bench)
         runner.in_turn(todo, lambda shard, stamp: shard_task(config_path, bench.folder.path, name, shard.name, stamp))
     finally:
         bench.close_engines()

@@ -93,6 +93,21 @@ class Batches:
         with self.ledger.engine.connect() as db:
             return sorted(((key, body) for key, body in db.execute(waiting)), key=lambda row: (row[1], row[0]))
 
+    def reserved(self, batch: Batch) -> dict[str, float]:
+        """Call key -> what it has reserved, US$, of the calls that wait for this batch."""
+        waiting = sa.select(CALLS.c.call_key, CALLS.c.reserved_usd).where(CALLS.c.owner == batch.tag, _CLAIMED)
+        with self.ledger.engine.connect() as db:
+            return {key: float(usd) for key, usd in db.execute(waiting)}
+
+    def take(self, tag: str) -> Batch | None:
+        """Keep an open batch, whatever model it is of; None when it is done or another live process keeps it."""
+        with self.ledger.exclusive() as db:
+            found = db.execute(sa.select(BATCHES).where(BATCHES.c.tag == tag, BATCHES.c.state != "done")).first()
+            if found is None or (found.keeper != self.ledger.owner and self.ledger.lives(db, found.keeper)):
+                return None
+            self._set(db, tag, keeper=self.ledger.owner)
+            return self._row(db, tag)
+
     def uploaded(self, batch: Batch, file_id: str) -> Batch:
         """The input file lies at the vendor's; from now on the batch may have been created."""
         with self.ledger.exclusive() as db:

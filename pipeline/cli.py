@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 the job failed, 2 the input is wrong.
 """
 
 import json
+import signal
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -47,6 +48,20 @@ STAGES = {
     "train": "Train on the dataset.",
     "evaluate": "Compare the trained model with the untrained one.",
 }
+
+
+@contextmanager
+def stoppable() -> "Generator[None]":
+    """Take SIGTERM for Ctrl-C, so that a service manager's stop waits for what is in flight too."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -95,7 +110,7 @@ def run(
     from pipeline import hub, summary
     from pipeline.runner import run_pipeline
 
-    with opened(config, run_dir, quiet=as_json) as bench:
+    with stoppable(), opened(config, run_dir, quiet=as_json) as bench:
         run_pipeline(bench, first, last, force=force)
         made = summary.summary(bench)
         lines = summary.lines(made, bench.folder.path)
@@ -110,7 +125,7 @@ def _stage_command(name: str) -> Callable[..., None]:
         from pipeline import summary
         from pipeline.runner import run_stage
 
-        with opened(config, run_dir, quiet=as_json) as bench:
+        with stoppable(), opened(config, run_dir, quiet=as_json) as bench:
             done = run_stage(bench, name, force=force)
             summary.write(bench)  # drawing the page takes longer than many a stage: `jurybox report` does it
         how = "unchanged, skipped" if done.skipped else f"done in {done.seconds:.1f} s"
@@ -290,6 +305,31 @@ def plan(
     with opened(config, run_dir, quiet=True) as bench:
         made = planning.plan(bench, pilot)
     say(made.lines(), made.as_json(), as_json=as_json)
+
+
+@app.command()
+def batches(
+    config: ConfigFile,
+    give_up: Annotated[
+        str | None, typer.Option("--give-up", metavar="ID", help="Cancel this batch and read what it has done.")
+    ] = None,
+    now: Annotated[
+        bool, typer.Option("--now", help="With --give-up: do not ask the vendor; all of its calls stay charged.")
+    ] = False,
+    run_dir: RunDir = None,
+    as_json: Json = False,
+) -> None:
+    """Batches that wait at a vendor's batch API; --give-up ends one, and its calls may be made again."""
+    from pipeline.commands import batches as waiting
+    from pipeline.errors import InputError
+
+    if now and give_up is None:
+        raise InputError("--now goes with --give-up ID")
+    with opened(config, run_dir, quiet=True) as bench:
+        said = None if give_up is None else waiting.give_up(bench, give_up, now=now)
+        rows = waiting.listed(bench)
+    lines = ([said] if said else []) + waiting.lines(rows)
+    say(lines, {"given_up": said, "open": rows}, as_json=as_json)
 
 
 @app.command()

@@ -117,6 +117,8 @@ class Stage:
     """JSON files and folders of the run that are written."""
     verify: Callable[[Workbench], None] | None = None
     """Looks at what all shards wrote together; raises StageError where that is nothing to go on with."""
+    begin: "Callable[[Sequence[Shard], Config, Workbench], None] | None" = None
+    """Start what takes long elsewhere, of all shards that will be done, before the first of them is waited for."""
     version: int = 1
     """Raised when the function's result changes for the same input."""
 
@@ -260,6 +262,8 @@ def run_stage(bench: Workbench, name: str, *, force: bool = False) -> StageRepor
     ]
     bench.progress.start(name, sum(max(shard.size, 1) for shard, _ in todo), skipped=not todo)
     try:
+        if what.begin is not None:
+            what.begin([shard for shard, _ in todo], bench.config, bench)
         in_turn(todo, partial(_do, bench, what))
     finally:
         bench.close_engines()

@@ -5,7 +5,7 @@ Opens the database read-only, SQLite or PostgreSQL, and leaves no trace in it: n
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,13 +132,17 @@ class Records:
         with self._reading() as db:
             charged = db.execute(sa.select(ACCOUNT.c.charged_usd).where(ACCOUNT.c.name == self.account)).scalar()
             reported, guesses, guessed_usd, lost, lost_usd = db.execute(sums).one()
-            faults = db.execute(why.order_by(count.desc(), CALLS.c.error).limit(FAULTS)).all() if guesses else []
+            faults: dict[str, int] = {
+                str(fault): int(times)
+                for fault, times in db.execute(why.order_by(count.desc(), CALLS.c.error).limit(FAULTS)).tuples()
+            }
         return Money(
-            charged_usd=float(charged or 0.0),
+            # Sums of reservations taken and given back leave some 1e-17 of either sign.
+            charged_usd=max(float(charged or 0.0), 0.0),
             reported_usd=float(reported),
             at_reservation=int(guesses),
             at_reservation_usd=float(guessed_usd),
-            faults={str(fault): int(n) for fault, n in faults},
+            faults=faults,
             possibly_paid=int(lost),
             possibly_paid_usd=float(lost_usd),
         )
@@ -196,7 +200,7 @@ class Records:
             return sorted(db.execute(query).scalars())
 
     @contextmanager
-    def _reading(self) -> Iterator[sa.Connection]:
+    def _reading(self) -> Generator[sa.Connection]:
         try:
             with self.engine.connect() as db:
                 yield db

@@ -8,6 +8,7 @@ call by call, as pipeline/adaptive.py says. Judges that cannot be asked for one 
 models, judges of single answers or of lists) judge every pair in either mode.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -16,8 +17,8 @@ import polars as pl
 
 from judges.base import Comparison, Judge, Judgment, Labelled, Opinions, Rating
 from pipeline import adaptive, discovery, schemas
-from pipeline.config import Config, JudgeConfig
-from pipeline.errors import StageError
+from pipeline.config import Config, JudgeConfig, ModelConfig
+from pipeline.errors import BudgetError, StageError, UnreachableError
 from pipeline.frames import SHARD_PROMPTS, bucketed, conversation, people, with_texts
 from pipeline.runner import Frames, Result, Shard, Stage
 from pipeline.splits import split_labels
@@ -82,6 +83,8 @@ def make(options: JudgeConfig, bench: Workbench) -> Judge:
 
 WAVES = 4
 """Calls of a shard, as a multiple of those that an endpoint gets at once."""
+MANY_BATCHES = 2
+"""Judges by batch, from which on their batches are sent together."""
 ADAPTIVE = "_adaptive"
 """Shards of an adaptive panel; no judge's name starts with an underscore."""
 
@@ -167,6 +170,27 @@ def _slices(frames: Frames, rows: pl.DataFrame, also: pl.DataFrame | None) -> di
         "samples": frames["samples"].filter(pl.col("sample_id").is_in(keys.implode())),
         "prompts": frames["prompts"].join(needed.select("prompt_id").unique(), on="prompt_id"),
     }
+
+
+def _begin(shards: Sequence[Shard], config: Config, bench: Workbench) -> None:
+    """Send the batches of all judges before the first is waited for: each may take a day.
+
+    What does not fit the budget, or cannot be sent now, is told when its own judge's turn comes.
+    """
+    judges = {options.name: options for options in config.judges}
+    asked = [(judges.get(shard.name.rpartition("-")[0]), shard) for shard in shards]
+    batched = [(one, shard) for one, shard in asked if isinstance(one, ModelConfig) and one.batch and one.endpoint]
+    if len(batched) < MANY_BATCHES:
+        return
+    from pipeline.engines.batch import BatchEngine
+
+    for options, shard in batched:
+        engine, judge = bench.engine(options), make(options, bench)
+        if isinstance(engine, BatchEngine) and not options.wants_labels:
+            frames = shard.frames
+            items = comparisons(with_texts(frames["pairs"], frames["samples"], frames["prompts"]))
+            with contextlib.suppress(BudgetError, UnreachableError):
+                engine.submit(judge.requests(items))
 
 
 def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
@@ -260,4 +284,5 @@ STAGE = Stage(
     run=_run,
     reads=lambda _config: None,
     shards=_shards,
+    begin=_begin,
 )
