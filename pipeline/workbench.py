@@ -26,7 +26,7 @@ from pipeline.progress import Progress, Recorded, Silent
 from pipeline.store import RunFolder
 
 REFUSED = "refused.json"
-"""Model at an endpoint -> parameter -> what was done about it, in words."""
+"""Which parameters were refused: model at an endpoint -> parameter -> what is done about it, in words."""
 SECRET_ENV = "JURYBOX_SECRET"  # noqa: S105  the variable's name
 
 
@@ -147,7 +147,7 @@ class Workbench:
         with self._lock:
             if key not in self._dialects:
                 changes, how = (endpoint.body, options.body), options.structured or endpoint.structured
-                self._dialects[key] = Dialect(endpoint.base_url, options.model, changes, how)
+                self._dialects[key] = Dialect(endpoint.base_url, options.model, changes, how, options.endpoint or "")
             return self._dialects[key]
 
     def endpoint(self, name: str) -> EndpointConfig:
@@ -191,7 +191,7 @@ class Workbench:
 
     def _write_refused(self) -> None:
         """Note in the run's folder which parameters endpoints have refused, for the summary."""
-        told = {key: dict(dialect.refused) for key, dialect in self._dialects.items() if dialect.refused}
+        told = {dialect.name: dict(dialect.refused) for dialect in self._dialects.values() if dialect.refused}
         known = self.folder.read_json(REFUSED) or {}
         if any(known.get(key) != value for key, value in told.items()):
             self.folder.write_json(REFUSED, {**known, **told})
