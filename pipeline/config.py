@@ -555,6 +555,9 @@ class Config(Frozen):
     """Which pairs are kept."""
     export: tuple[ExportKind, ...] = ("trl_dpo",)
     """Dataset formats: `trl_dpo`, `jsonl`, `kto`, `openai_dpo`, or your own `./file.py:Name`."""
+    export_reasoning: Literal["drop", "keep"] = "drop"
+    """Whether what models wrote before their answers goes into the dataset, in columns of its own; also written
+    `export: {formats: [trl_dpo], reasoning: keep}`."""
     test_fraction: float = Field(default=0.1, ge=0, lt=1)
     """Share of prompts in the dataset's test split."""
     licence: str = "unknown"
@@ -586,6 +589,22 @@ class Config(Frozen):
         """Names of the endpoints of generators and judges."""
         names = (cast("str | None", getattr(each, "endpoint", None)) for each in options)
         return frozenset(name for name in names if name is not None)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _export_with_reasoning(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        fields = cast("dict[str, object]", value)
+        how = fields.get("export")
+        if not isinstance(how, Mapping):
+            return fields
+        said = cast("Mapping[str, object]", how)
+        if set(said) - {"formats", "reasoning"}:
+            raise ValueError(f"`export` takes formats and reasoning, found {', '.join(map(str, said))}")
+        others = {key: one for key, one in fields.items() if key != "export"}
+        formats = {"export": said["formats"]} if "formats" in said else {}
+        return {**others, **formats, "export_reasoning": said.get("reasoning", "drop")}
 
     @field_validator("train", mode="before")
     @classmethod

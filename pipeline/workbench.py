@@ -33,7 +33,7 @@ from pipeline.secrets import register
 from pipeline.store import RunFolder, UndeclaredError
 
 REFUSED = "refused.json"
-"""Model at an endpoint -> parameter -> what was done about it, in words."""
+"""Which parameters were refused: model at an endpoint -> parameter -> what is done about it, in words."""
 SECRET_ENV = "JURYBOX_SECRET"  # noqa: S105  the variable's name
 
 
@@ -208,7 +208,8 @@ class Workbench:
         with self._held.lock:
             if key not in self._held.dialects:
                 changes, how = (endpoint.body, options.body), options.structured or endpoint.structured
-                self._held.dialects[key] = Dialect(endpoint.base_url, options.model, changes, how)
+                named = options.endpoint or ""
+                self._held.dialects[key] = Dialect(endpoint.base_url, options.model, changes, how, named)
             return self._held.dialects[key]
 
     def endpoint(self, name: str) -> EndpointConfig:
@@ -252,7 +253,7 @@ class Workbench:
 
     def _write_refused(self) -> None:
         """Note in the run's folder which parameters endpoints have refused, for the summary."""
-        told = {key: dict(dialect.refused) for key, dialect in self._held.dialects.items() if dialect.refused}
+        told = {dialect.name: dict(dialect.refused) for dialect in self._held.dialects.values() if dialect.refused}
         known = self._whole.read_json(REFUSED) or {}
         if any(known.get(key) != value for key, value in told.items()):
             self._whole.write_json(REFUSED, {**known, **told})

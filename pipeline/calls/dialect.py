@@ -106,8 +106,18 @@ class Dialect:
         model: str,
         changes: tuple[Mapping[str, Any], ...] = (),
         structured: Structured | None = None,
+        endpoint: str = "",
     ) -> None:
-        """*changes* are the config's, the endpoint's first; *structured* is the config's word where it has one."""
+        """Make the dialect of a model.
+
+        Args:
+            base_url: of its endpoint.
+            model: its name there.
+            changes: the config's, the endpoint's first.
+            structured: the config's word where it has one.
+            endpoint: its name in the config, for messages.
+        """
+        self.name = f"model {model!r} at endpoint {endpoint!r}"
         self.family = family_of(base_url, model)
         self.changes = changes
         self.structured: Structured = structured or self.family.structured
