@@ -7,7 +7,7 @@ closed when the stage ends, so that a GPU never holds two stages' models.
 import hashlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -58,7 +58,7 @@ class Workbench:
         """
         config = load(path)
         bench = cls(config, run_dir or Path("runs") / config.name, path.resolve().parent, progress)
-        bench.source = path.read_text(encoding="utf-8")
+        bench.source = _without(config.literal_secrets(), path.read_text(encoding="utf-8"))
         return bench
 
     def __enter__(self) -> Self:
@@ -195,3 +195,10 @@ class Workbench:
         known = self.folder.read_json(REFUSED) or {}
         if any(known.get(key) != value for key, value in told.items()):
             self.folder.write_json(REFUSED, {**known, **told})
+
+
+def _without(secrets: Sequence[str], text: str) -> str:
+    """*text* with each of *secrets* blotted out: a config's headers may hold keys, and its copy lies in the run."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, "struck-out")
+    return text
