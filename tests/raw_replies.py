@@ -21,6 +21,8 @@ import time
 import traceback
 import zlib
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -62,8 +64,8 @@ BODIES = (
 class RawServer:
     """Writes what *make* gives to whoever connects, and hangs up."""
 
-    def __init__(self, seed: int) -> None:
-        self.rng = random.Random(seed)
+    def __init__(self, make: Callable[[], bytes]) -> None:
+        self.make = make
         self.sent: list[bytes] = []
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=256)
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -93,7 +95,7 @@ class RawServer:
                 try:
                     peer.settimeout(2)
                     peer.recv(65536)
-                    made = reply(self.rng)
+                    made = self.make()
                     self.sent.append(made)
                     peer.sendall(made)
                 except OSError:
@@ -132,8 +134,8 @@ def holds(answer: Answer) -> bool:
     return (answer.text is None) == (answer.reason is not None) and words.isprintable() and len(words) < 2000
 
 
-def round_of(folder: Path, server: RawServer, number: int) -> int:
-    """Ask AT_ONCE calls; how many were answered.
+def round_of(folder: Path, server: RawServer, number: int, calls: int = AT_ONCE) -> int:
+    """Ask *calls*; how many were answered.
 
     Raises:
         Exception: whatever should not have been raised.
@@ -142,7 +144,7 @@ def round_of(folder: Path, server: RawServer, number: int) -> int:
         "endpoints": {"e": {"base_url": server.url, "attempts": 2, "concurrency": AT_ONCE, "timeout_s": 1000}},
         "generators": [{"model": "m", "endpoint": "e", "price": {"input": 1, "output": 1}}],
     }
-    wanted = [Request((("system", "S"), ("user", f"Q{number} {at}")), 5, 0.5, 0.9) for at in range(AT_ONCE)]
+    wanted = [Request((("system", "S"), ("user", f"Q{number} {at}")), 5, 0.5, 0.9) for at in range(calls)]
     with bench(folder, **settings) as run:
         run.clock = Clock(SPEED)
         try:
@@ -167,7 +169,7 @@ def main() -> None:
     failures, first = Counter[str](), dict[str, str]()
     answered = rounds = 0
     started = time.monotonic()
-    with RawServer(chosen.seed) as server, tempfile.TemporaryDirectory() as folder:
+    with RawServer(partial(reply, random.Random(chosen.seed))) as server, tempfile.TemporaryDirectory() as folder:
         while time.monotonic() - started < 60 * chosen.minutes:
             server.sent.clear()
             rounds += 1

@@ -191,10 +191,12 @@ def _length(low: str, sent: Mapping[str, Any]) -> Learned | None:
     # A limit that is too large is the config's to lower; which of the two is refused stands first in the reply.
     if not REFUSING.search(low) or re.search(r"too large|at most|exceeds|maximum", low):
         return None
-    for name, other in (LENGTHS, LENGTHS[::-1]):
-        if name in sent and _named(name, low):
-            return Learned(name, f"`{name}` is sent as `{other}`", _rename(name, other))
-    return None
+    named = sorted((low.index(name), name) for name in LENGTHS if _named(name, low))
+    if not named or named[0][1] not in sent:
+        return None
+    name = named[0][1]
+    other = LENGTHS[1 - LENGTHS.index(name)]
+    return Learned(name, f"`{name}` is sent as `{other}`", _rename(name, other))
 
 
 def _format(low: str, sent: Mapping[str, Any]) -> Learned | None:

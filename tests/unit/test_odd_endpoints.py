@@ -4,11 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from pipeline.commands.checks import check
 from pipeline.engines import endpoint
 from pipeline.engines.base import Answer, Request
 from pipeline.errors import EndpointError
-from tests.endpoints import DROP, Endpoint, Reply, chat
+from pipeline.workbench import Workbench
+from tests.endpoints import DROP, Endpoint, Reply, Script, chat
 from tests.odd_endpoint import GOOD, ROWS, Row, error
 from tests.worlds import bench
 
@@ -149,3 +152,65 @@ def test_body_headers_and_query_of_the_config_are_sent(tmp_path: Path, monkeypat
     assert "Authorization" not in sent.headers
     for file in tmp_path.rglob("*"):
         assert not file.is_file() or b"secret-key" not in file.read_bytes()
+
+
+def test_a_key_in_a_header_of_the_config_is_not_copied_into_the_run(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        "name: c\nendpoints: {e: {base_url: 'http://127.0.0.1:1/v1', headers: {api-key: azkey, x-team: azteam}}}\n"
+        "generators: [{model: m, endpoint: e}]\n",
+        encoding="utf-8",
+    )
+    with Workbench.open(tmp_path / "c.yaml", tmp_path / "run") as run:
+        assert "azkey" not in run.source
+        assert "azteam" in run.source
+        assert yaml.safe_load(run.source)["endpoints"]["e"]["headers"]["api-key"] == "struck-out"
+        assert "azkey" not in run.config.model_dump_json()
+        assert "azkey" not in repr(run.config)
+
+
+def checked(folder: Path, url: str, **settings: Any) -> list[str]:
+    judge = {"name": "j", "kind": "pairwise", "model": "m", "endpoint": "e", "max_tokens": 99, **settings}
+    with bench(folder, endpoints={"e": {"base_url": url, "attempts": 1}}, judges=[judge]) as run:
+        return check(run)
+
+
+@pytest.mark.parametrize(
+    ("script", "settings", "hint"),
+    [
+        (
+            lambda _body: error(404, "no such path"),
+            {},
+            "or no such path: HTTP 404: no such path; check model, base_url",
+        ),
+        (lambda _body: error(400, "top_k is not a thing"), {"body": {"top_k": 5}}, "set what it names in `body`"),
+        (
+            lambda _body: "A",
+            {"verdict": "logprob"},
+            "returns no logprobs, which `verdict: logprob` reads; set verdict to",
+        ),
+        (lambda _body: error(402, "Insufficient Balance"), {}, "is out of money"),
+        (lambda _body: Reply(503, "down"), {}, "HTTP 503: down"),
+    ],
+)
+def test_a_check_finds_what_would_stop_the_run(
+    tmp_path: Path, script: Script, settings: dict[str, Any], hint: str
+) -> None:
+    with Endpoint(script) as server, pytest.raises(EndpointError) as found:
+        checked(tmp_path, server.url, **settings)
+    assert hint in str(found.value)
+
+
+def test_a_check_makes_one_small_call_per_model_and_says_what_was_refused(tmp_path: Path) -> None:
+    def script(body: dict[str, Any]) -> Reply:
+        return error(400, "'seed' is not supported", param="seed") if "seed" in body else Reply(200, chat("{}"))
+
+    with Endpoint(script) as server:
+        found = checked(tmp_path, server.url)
+        assert found[-1].startswith(
+            "model m at e: answers; `seed` refused: `seed` is not sent (HTTP 400: 'seed' is not"
+        )
+        assert [body["max_tokens"] for body in server.bodies] == [16, 16]
+        assert "response_format" in server.bodies[-1]
+        checked(tmp_path, server.url)
+        # the refusal is learned again; the answer is in the ledger
+        assert len(server.log) == 3
