@@ -153,9 +153,6 @@ class BatchConfig(Frozen):
 
 OTHER_BOUNDS = ("max_completion_tokens", "max_output_tokens", "max_new_tokens")
 """What else than `max_tokens` bounds an answer."""
-SECRET_HEADER = re.compile(r"(?i)auth|key|token|secret|cookie|signature|password")
-"""Names of headers whose values are not copied into a run's folder."""
-SHORTEST_SECRET = 4
 SET_ELSEWHERE = {
     "messages": "the data",
     "model": "`model`",
@@ -587,17 +584,6 @@ class Config(Frozen):
         endpoint = self.endpoints[name]
         differs = endpoint.model_dump(mode="json", include={"body", "query", "structured"}, exclude_defaults=True)
         return {"base_url": endpoint.base_url, **differs} if differs else endpoint.base_url
-
-    def literal_secrets(self) -> list[str]:
-        """Keys that stand in headers of the config itself and not in environment variables."""
-        wires = (
-            *self.endpoints.values(),
-            *self.generators,
-            *(one for one in self.judges if isinstance(one, WireConfig)),
-        )
-        told = (item for wire in wires for item in wire.headers.items())
-        secret = (value.get_secret_value() for name, value in told if value is not None and SECRET_HEADER.search(name))
-        return [value for value in secret if len(value) >= SHORTEST_SECRET and "${" not in value]
 
     def endpoints_of(self, *options: object) -> frozenset[str]:
         """Names of the endpoints of generators and judges."""
