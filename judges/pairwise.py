@@ -24,8 +24,8 @@ A comparison is one prompt an order. This is order ``ab``, the texts between fen
     Reply with JSON only: {"rationale": "<one or two sentences>", "verdict": "A" or "B" or "tie"}.
 
 The reply ``{"rationale": "Lyon is not the capital.", "verdict": "A"}`` says that the answer shown first is preferred:
-the judgment is P(a preferred) = 1. The same reply in order ``ba`` is 0, ``tie`` is 1/2 in both. A reply in any other shape
-is an error, never a tie. How it is asked: ``_request``; how it is read: ``_verdict``.
+the judgment is P(a preferred) = 1. The same reply in order ``ba`` is 0, ``tie`` is 1/2 in both. A reply in any other
+shape is an error, never a tie. How it is asked: ``_request``; how it is read: ``_verdict``.
 """
 
 from collections.abc import Mapping, Sequence
