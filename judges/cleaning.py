@@ -85,12 +85,12 @@ MARKUP = re.compile(
 ASIDES = [
     re.compile(pattern)
     for pattern in (
-        r"\[[^\[\]]{0,80}\]",
-        r"\([^()]{0,80}\)",
-        r"\{[^{}]{0,80}\}",
-        r"~~[^~]{0,80}~~",
+        r"\[[^\[\]]{0,400}\]",
+        r"\([^()]{0,400}\)",
+        r"\{[^{}]{0,400}\}",
+        r"~~[^~]{0,400}~~",
         r":\w{1,30}:",
-        r"<(\w{1,20})(?: [^<>]{0,200})?>[^<>]{0,80}</\1>",
+        r"<(\w{1,20})(?: [^<>]{0,200})?>[^<>]{0,400}</\1>",
     )
 ]
 """What somebody may leave out with its contents."""
@@ -108,7 +108,7 @@ def any_could_say(texts: Sequence[str], *words: str) -> bool:
     return any(_says(end + start, words) for end, _ in ends for _, start in ends)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=512)
 def could_say(text: str, *words: str) -> bool:
     """Whether a cleaning of *text* says one of *words*, forwards or backwards, at most one letter unrecognised."""
     known, readings = {text}, [text]
@@ -148,9 +148,13 @@ def _plain(text: str) -> str:
 
 
 def _unmarked(text: str) -> str:
-    while (start := text.find("<!--")) >= 0 and (end := text.find("-->", start)) >= 0:
-        text = text[:start] + text[end + 3 :]
-    return MARKUP.sub("", text)
+    """*text* without comments, tags, commands and the targets of links."""
+    kept, at = list[str](), 0
+    # By hand: a pattern would look for the end from every beginning again.
+    while (start := text.find("<!--", at)) >= 0 and (end := text.find("-->", start)) >= 0:
+        kept.append(text[at:start])
+        at = end + len("-->")
+    return MARKUP.sub("", "".join([*kept, text[at:]]))
 
 
 def _turned(text: str) -> str:
