@@ -14,6 +14,7 @@ from typing import Any, cast
 import polars as pl
 import yaml
 
+from pipeline.ids import HALF
 from pipeline.runner import ORDER
 
 LONGEST = 300
@@ -250,8 +251,8 @@ def _opening(made: Provenance, formats: Sequence[Written], filled: Sequence[str]
     sources = ", ".join(escaped(source) for source in sorted(set(made.sources))) or "an unknown source"
     what = (
         f"{made.rows.height} preference pairs ({pairs}) over {made.rows['prompt_id'].n_unique()} prompts "
-        f"from {sources}, made by jurybox: models wrote the answers, a panel of judges compared them. "
-        "No prompt is in both splits."
+        f"from {sources}, made by jurybox: models wrote the answers, a panel of judges compared them."
+        f"{apart(made.rows, filled)}"
     )
     lines = [
         f"# {escaped(made.name)}",
@@ -266,6 +267,15 @@ def _opening(made: Provenance, formats: Sequence[Written], filled: Sequence[str]
         "",
     ]
     return "\n".join(lines)
+
+
+def apart(rows: pl.DataFrame, filled: Sequence[str]) -> str:
+    """Whether the splits share a conversation, as counted; nothing where there is one split only."""
+    split = rows.select(pl.col("prompt_id").str.tail(HALF), "split").unique()
+    shared = split.filter(pl.col("prompt_id").is_duplicated())["prompt_id"].n_unique()
+    if len(filled) < len(("train", "test")):
+        return ""
+    return f" {shared} prompts are in both splits." if shared else " No prompt is in both splits."
 
 
 def _configured(formats: Sequence[Written]) -> list[Written]:

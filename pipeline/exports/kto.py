@@ -20,13 +20,15 @@ def export(rows: pl.DataFrame, path: Path, seed: int) -> Path:
     """
     target = path.with_name(f"{path.name}.parquet")
     blocks = pl.concat([_shuffled(rows, "chosen", seed), _shuffled(rows, "rejected", seed)])
-    blocks.sort("block", "draw", "pair_id").select("prompt", "completion", "label", "pair_id").write_parquet(target)
+    blocks.sort("block", "turn", "pair_id").select("prompt", "completion", "label", "pair_id").write_parquet(target)
     return target
 
 
 def _shuffled(rows: pl.DataFrame, side: str, seed: int) -> pl.DataFrame:
     """One class as rows of its own in drawn order, ``block`` counting from 0."""
     draws = [ids.uniform_from(seed, "kto", side, pair) for pair in rows["pair_id"]]
+    # Drawn apart: rows stand in the order of their draws, so whichever class leads by them leads for many blocks.
+    turns = [ids.uniform_from(seed, "kto-turn", side, pair) for pair in rows["pair_id"]]
     message = pl.struct(pl.lit("assistant").alias("role"), pl.col(side).alias("content"))
     return (
         rows.select(
@@ -35,6 +37,7 @@ def _shuffled(rows: pl.DataFrame, side: str, seed: int) -> pl.DataFrame:
             pl.lit(side == "chosen").alias("label"),
             "pair_id",
             pl.Series("draw", draws, dtype=pl.Float64),
+            pl.Series("turn", turns, dtype=pl.Float64),
         )
         .sort("draw", "pair_id")
         .with_row_index("block")

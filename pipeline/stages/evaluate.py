@@ -23,7 +23,7 @@ from pipeline.engines.base import Answer, Call, Request
 from pipeline.errors import StageError
 from pipeline.frames import conversation, people, with_texts
 from pipeline.runner import Frames, Result, Shard, Stage
-from pipeline.splits import split_labels
+from pipeline.splits import is_test, split_labels
 from pipeline.stages.judge import comparisons, make
 from pipeline.stages.labels import People
 from pipeline.stages.load import calls_frame, dropped_frame, frozen_turns, prompts, read_file, with_system
@@ -129,7 +129,7 @@ def held_out(
 
 def in_test(prompt_id: str, config: Config) -> bool:
     """Whether the prompt is in the dataset's test split."""
-    return ids.uniform_from(config.seed, "split", prompt_id) < config.test_fraction
+    return is_test(prompt_id, config.seed, config.test_fraction)
 
 
 def panel_preference(bench: Workbench, frames: Frames, duels: Sequence[Duel], heard: Heard) -> list[float | None]:

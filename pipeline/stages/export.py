@@ -8,10 +8,11 @@ from pathlib import Path
 
 import polars as pl
 
-from pipeline import card, discovery, ids
+from pipeline import card, discovery
 from pipeline.config import Config
 from pipeline.errors import ConfigError, StageError
 from pipeline.runner import ORDER, Frames, Result, Shard, Stage, installed_versions
+from pipeline.splits import is_test
 from pipeline.store import file_digest
 from pipeline.workbench import Workbench
 
@@ -52,7 +53,7 @@ def dataset_rows(
         samples: the frame ``samples``; of a lazy one only the answers that are kept are held.
         prompts: the frame ``prompts``, likewise.
         seed: of the split.
-        test_fraction: share of prompts in the split `test`; a prompt's coin depends on its id and *seed*.
+        test_fraction: share of prompts in the split `test`, as ``pipeline.splits.is_test`` draws them.
 
     Returns:
         :data:`COLUMNS`. ``chosen`` and ``rejected`` are text, ``p_chosen`` is the probability that people, as
@@ -85,16 +86,15 @@ def dataset_rows(
     questions = prompts.lazy().select("prompt_id", "messages").join(asked.lazy(), on="prompt_id", how="semi")
     joined = joined.join(questions.collect(engine="streaming"), on="prompt_id", how="left")
     _check(joined)
-    coins = [ids.uniform_from(seed, "split", prompt) for prompt in asked["prompt_id"]]
-    joined = joined.join(asked.with_columns(pl.Series("coin", coins, dtype=pl.Float64)), on="prompt_id", how="left")
-    in_test = pl.col("coin") < test_fraction
+    tests = [is_test(prompt, seed, test_fraction) for prompt in asked["prompt_id"]]
+    joined = joined.join(asked.with_columns(pl.Series("tests", tests, dtype=pl.Boolean)), on="prompt_id", how="left")
     chose_a = pl.col("chosen_id") == pl.col("sample_a")
     return (
         joined.with_columns(
             pl.when(chose_a).then("p_a").otherwise(1 - pl.col("p_a")).alias("p_chosen"),
             pl.col("chosen_text").alias("chosen"),
             pl.col("rejected_text").alias("rejected"),
-            pl.when(in_test).then(pl.lit("test")).otherwise(pl.lit("train")).alias("split"),
+            pl.when("tests").then(pl.lit("test")).otherwise(pl.lit("train")).alias("split"),
         )
         .select(COLUMNS)
         .sort("pair_id")
