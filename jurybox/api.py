@@ -62,8 +62,11 @@ def judge(
             imports.run(bench, "pairs", file)
             for stage in ("judge", "aggregate"):
                 run_stage(bench, stage)
-            verdicts = bench.folder.read("verdicts").join(bench.folder.read("pairs"), on="pair_id")
-    flipped = pl.col("external_flipped")
+            pairs, aliases = bench.folder.read("pairs"), bench.folder.read("aliases")
+            given = pairs.select("pair_id", external_id="external_id", flipped="external_flipped")
+            names = pl.concat([given, aliases.select(given.columns)])
+            verdicts = names.join(bench.folder.read("verdicts"), on="pair_id")
+    flipped = pl.col("flipped")
     return verdicts.select(
         pl.col("external_id").alias("pair_id"),
         *(pl.when(flipped).then(1 - pl.col(name)).otherwise(pl.col(name)).alias(name) for name in ("p_a", "p_a_lc")),

@@ -45,6 +45,13 @@ def _beside_config(path: Path, info: ValidationInfo) -> Path:
     return path if base is None or path.is_absolute() else base / path
 
 
+def _data_beside_config(path: Path, info: ValidationInfo) -> Path:
+    """A path of data that does not exist beside the config may be the name of a dataset on the Hub."""
+    beside = _beside_config(path, info)
+    named = not path.is_absolute() and len(path.parts) == len(("org", "name")) and not path.suffix
+    return path if named and ".." not in path.parts and not beside.exists() else beside
+
+
 def _model_beside_config(model: str, info: ValidationInfo) -> str:
     """A model that names an existing folder beside the config is that folder; else a Hub or API name."""
     base = _base(info)
@@ -72,6 +79,8 @@ ImporterKind = Annotated[str, _known("pipeline.importers")]
 AggregationKind = Annotated[str, _known("pipeline.aggregation")]
 ExportKind = Annotated[str, _known("pipeline.exports")]
 ConfigPath = Annotated[Path, AfterValidator(_beside_config)]
+DataPath = Annotated[Path, AfterValidator(_data_beside_config)]
+Columns = dict[str, str]
 ModelName = Annotated[str, AfterValidator(_model_beside_config), Field(min_length=1)]
 
 
@@ -201,10 +210,16 @@ class GeneratorConfig(ModelConfig):
 class PromptsConfig(Frozen):
     """Where prompts come from."""
 
-    path: ConfigPath
-    """The file."""
-    format: ImporterKind = "jsonl"
-    """Importer: `jsonl`, `mt_bench`, or your own `./file.py:Name`."""
+    path: DataPath
+    """A file, a saved dataset, or the name of one on the Hub (`org/name`)."""
+    format: ImporterKind | None = None
+    """Importer by name (docs/data.md), or your own `./file.py:Name`; by default the columns tell."""
+    columns: Columns = Field(default_factory=dict)
+    """Our name of a column -> the file's; by default the config's `columns`."""
+    split: str | None = None
+    """Which split of a saved dataset or of one on the Hub; by default the only one, or `train`."""
+    subset: str | None = None
+    """Which configuration of a dataset on the Hub."""
     near_duplicates: float | None = Field(default=None, gt=0, le=1)
     """Drop prompts whose word 3-grams have this Jaccard similarity to one that is kept (MinHash)."""
 
@@ -253,7 +268,11 @@ class LabelsConfig(Frozen):
     """What people said."""
 
     path: ConfigPath | None = None
-    """JSONL of pair_id, annotator, label (a, b, tie), queue."""
+    """A file of pair_id, annotator, label (a, b, tie), queue."""
+    format: ImporterKind | None = None
+    """Importer by name, or your own `./file.py:Name`; by default the columns tell."""
+    columns: Columns = Field(default_factory=dict)
+    """Our name of a column -> the file's; by default the config's `columns`."""
     simulated: SimulatedConfig | None = None
     """Simulated people instead of a file."""
     guidelines: ConfigPath | None = None
@@ -401,6 +420,9 @@ class Config(Frozen):
     """Name of the run and of its folder under `runs/`."""
     seed: int = 0
     """Seed of everything random; each event's own seed is hashed from this and the content."""
+    columns: Columns = Field(default_factory=dict)
+    """Our name of a column -> what the files of prompts, samples, pairs, judgments and labels call it \
+(`{prompt: instruction}`); a dot leads into an object."""
     prompts: PromptsConfig | None = None
     """Prompts to answer; none when prompts, samples or pairs are imported."""
     generators: tuple[GeneratorConfig, ...] = ()
@@ -453,6 +475,18 @@ class Config(Frozen):
         """Names of the endpoints of generators and judges."""
         names = (cast("str | None", getattr(each, "endpoint", None)) for each in options)
         return frozenset(name for name in names if name is not None)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _columns_of_files(cls, value: object) -> object:
+        """The config's `columns` hold for every file that names none of its own."""
+        if not isinstance(value, Mapping) or not cast("Mapping[str, object]", value).get("columns"):
+            return cast("object", value)
+        given = dict(cast("Mapping[str, object]", value))
+        for key in ("prompts", "labels"):
+            if isinstance(given.get(key), Mapping):
+                given[key] = {"columns": given["columns"], **cast("Mapping[str, object]", given[key])}
+        return given
 
     @field_validator("train", mode="before")
     @classmethod

@@ -67,7 +67,11 @@ def _pair(run: RunFolder, pair: str) -> dict[str, Any] | None:
     """
     # A whole id is looked up by the sorted column's statistics; only what is none is searched for.
     found = _rows(run, "pairs", pl.col("pair_id") == pair) or _rows(
-        run, "pairs", (pl.col("external_id") == pair) | pl.col("pair_id").str.starts_with(pair)
+        run,
+        "pairs",
+        (pl.col("external_id") == pair)
+        | pl.col("pair_id").str.starts_with(pair)
+        | pl.col("pair_id").is_in([row["pair_id"] for row in _rows(run, "aliases", pl.col("external_id") == pair)]),
     )
     if len(found) > 1:
         raise _unknown(run, pair, len(found))

@@ -5,6 +5,7 @@ from pathlib import Path
 import polars as pl
 
 from pipeline import ids
+from pipeline.turns import exported
 
 
 def export(rows: pl.DataFrame, path: Path, seed: int) -> Path:
@@ -19,8 +20,10 @@ def export(rows: pl.DataFrame, path: Path, seed: int) -> Path:
     classes and their counts never differ by more than one, and a pair's two answers rarely stand together.
     """
     target = path.with_name(f"{path.name}.parquet")
-    blocks = pl.concat([_shuffled(rows, "chosen", seed), _shuffled(rows, "rejected", seed)])
-    blocks.sort("block", "turn", "pair_id").select("prompt", "completion", "label", "pair_id").write_parquet(target)
+    told = exported(rows)
+    blocks = pl.concat([_shuffled(told, "chosen", seed), _shuffled(told, "rejected", seed)])
+    columns = ("prompt", *(["tools"] if "tools" in told.columns else []), "completion", "label", "pair_id")
+    blocks.sort("block", "turn", "pair_id").select(columns).write_parquet(target)
     return target
 
 
@@ -33,6 +36,7 @@ def _shuffled(rows: pl.DataFrame, side: str, seed: int) -> pl.DataFrame:
     return (
         rows.select(
             pl.col("messages").alias("prompt"),
+            *(["tools"] if "tools" in rows.columns else []),
             pl.concat_list(message).alias("completion"),
             pl.lit(side == "chosen").alias("label"),
             "pair_id",

@@ -20,6 +20,7 @@ COLUMNS = (
     "pair_id",
     "prompt_id",
     "messages",
+    "whole",
     "chosen",
     "rejected",
     "margin",
@@ -56,9 +57,9 @@ def dataset_rows(
         test_fraction: share of prompts in the split `test`, as ``pipeline.splits.is_test`` draws them.
 
     Returns:
-        :data:`COLUMNS`. ``chosen`` and ``rejected`` are text, ``p_chosen`` is the probability that people, as
-        they are, prefer the chosen answer (below one half only where ``decide_by`` holds length at zero),
-        ``margin`` that of the probability that decided.
+        :data:`COLUMNS`. ``whole`` holds messages as a file had them (``pipeline.turns.exported``); ``chosen`` and
+        ``rejected`` are text, ``p_chosen`` is the probability that people, as they are, prefer the chosen answer (below
+        one half only where ``decide_by`` holds length at zero), ``margin`` that of the probability that decided.
 
     Raises:
         StageError: a kept pair does not fit the other frames (missing pair, answer or prompt; answers of
@@ -83,7 +84,7 @@ def dataset_rows(
         named = answers.rename({name: f"{side}_{name}" for name in answers.columns if name != "sample_id"})
         joined = joined.join(named, left_on=f"{side}_id", right_on="sample_id", how="left")
     asked = joined.select("prompt_id").drop_nulls().unique()
-    questions = prompts.lazy().select("prompt_id", "messages").join(asked.lazy(), on="prompt_id", how="semi")
+    questions = prompts.lazy().select("prompt_id", "messages", "whole").join(asked.lazy(), on="prompt_id", how="semi")
     joined = joined.join(questions.collect(engine="streaming"), on="prompt_id", how="left")
     _check(joined)
     tests = [is_test(prompt, seed, test_fraction) for prompt in asked["prompt_id"]]
