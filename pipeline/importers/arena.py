@@ -27,7 +27,8 @@ def fits(row: Row, kind: Kind) -> int:
     if "pair_id" in row:
         return 0
     voted = columns_in(row, "model_a", "model_b", "winner", "conversation_a", "conversation_b")
-    return voted or columns_in(row, "prompt", "response_a", "response_b", *WON)
+    answers = ("prompt", "response_a", "response_b")
+    return voted or columns_in(row, *answers, *WON) or columns_in(row, *answers, "winner")
 
 
 def read(table: Table, asked: Asked) -> Batch:

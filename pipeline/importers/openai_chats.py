@@ -6,7 +6,7 @@ The last assistant turn is an answer to what stands before it; each of several c
 from typing import Any, cast
 
 from pipeline.importers.base import Asked, Batch, Kind, Row, SampleRow, Table, each, first_of
-from pipeline.importers.reading.conversations import ROLES, Message, answered, messages_of
+from pipeline.importers.reading.conversations import ASKING, ROLES, Message, answered, conversation, messages_of
 from pipeline.importers.reading.values import listed, name_of, objects, plain
 
 REQUEST, RESPONSE = ("request", "input", "body"), ("response", "output")
@@ -20,25 +20,29 @@ def fits(row: Row, kind: Kind) -> int:
     if choices:
         return 1 + bool(messages) + ("model" in row)
     roles = [ROLES.get(str(message.get("role"))) for message in messages]
-    return 2 * ("user" in roles and roles[-1:] == ["assistant"])
+    # One that ends with a question speaks for our own prompts as well.
+    return ("user" in roles) * (1 + (roles[-1:] == ["assistant"]))
 
 
 def read(table: Table, asked: Asked) -> Batch:
     """See ``pipeline.importers.base``."""
-    del asked
     batch = Batch(needs=("messages",))
-    return each(table, lambda row, where: _chat(batch, row, where), batch)
+    return each(table, lambda row, where: _chat(batch, row, where, asked), batch)
 
 
-def _chat(batch: Batch, row: Row, where: str) -> None:
+def _chat(batch: Batch, row: Row, where: str, asked: Asked) -> None:
     messages, choices = messages_of(_messages(row)), _choices(row)
     model = plain(row.get("model") or _inner(row, REQUEST).get("model") or "imported")
     given = name_of(row.get("id"))
+    told = {**_inner(row, REQUEST), **row}
+    if asked.kind == "prompts" and messages[-1]["role"] in ASKING:
+        batch.prompts.append(conversation(messages, told, where))
+        return
     ends: list[list[Message]] = [[message] for message in choices] if choices else [[]]
     made: list[SampleRow] = []
     for end in ends:
         chat = [*messages, *(messages_of(end) if end else [])]
-        made.append(SampleRow(*answered(chat, {**_inner(row, REQUEST), **row}, where), model, given))
+        made.append(SampleRow(*answered(chat, told, where), model, given))
     batch.samples += made
 
 

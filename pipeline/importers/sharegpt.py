@@ -4,7 +4,7 @@ As prompts they are what stands before the last answer; as samples, that answer 
 """
 
 from pipeline.importers.base import Asked, Batch, Kind, Row, SampleRow, Table, each, first_of
-from pipeline.importers.reading.conversations import answered, asked, led, messages_of
+from pipeline.importers.reading.conversations import ASKING, answered, asked, led, messages_of
 from pipeline.importers.reading.values import name_of, objects, plain
 
 CHAT = ("conversations", "conversation", "items")
@@ -26,7 +26,7 @@ def read(table: Table, asked: Asked) -> Batch:
 def _chat(batch: Batch, row: Row, where: str, wanted: Asked) -> None:
     messages = messages_of(first_of(row, CHAT))
     system = row.get("system")
-    if wanted.kind == "prompts" and all(message["role"] != "assistant" for message in messages):
+    if wanted.kind == "prompts" and messages[-1]["role"] in ASKING:
         batch.prompts.append(asked(messages, row, where, system=system))
         return
     split = answered(led(system, messages), row, where)

@@ -13,11 +13,13 @@ import pytest
 
 from pipeline import imports
 from pipeline.errors import DataError
+from pipeline.explain import explain
 from pipeline.importers.base import Refused
 from pipeline.importers.reading.seat import shapes, sniffed
 from pipeline.importers.reading.tables import Source, hub, table
+from pipeline.runner import run_stage
 from pipeline.workbench import Workbench
-from tests.files import SHAPES, Rows, Shape, said, user
+from tests.files import SHAPES, Rows, said, user
 from tests.worlds import bench
 
 DOCS = Path(__file__).parents[2] / "docs" / "data.md"
@@ -91,7 +93,7 @@ def test_a_choice_is_the_label_of_the_annotator_named_in_the_command(name: str, 
             imports.run(run, kind, file, annotator="ann")
             assert opinions(run) == [("ann", "A soft metal.", "a")]
             assert run.folder.read("labels")["queue"].to_list() == ["audit"]
-    with bench(tmp_path / "none") as run, pytest.raises(DataError, match="annotator_missing.*--annotator"):
+    with bench(tmp_path / "none") as run, pytest.raises(DataError, match=r"annotator_missing.*--annotator"):
         imports.run(run, "labels", file)
 
 
@@ -113,6 +115,7 @@ def test_marks_of_answers_are_ratings(tmp_path: Path) -> None:
 
 # How rows are stored.
 
+PAIR = {"prompt": "P", "response_a": "x", "response_b": "y"}
 ROWS: Rows = [
     {"pair_id": 1, "prompt": "Wie heißt du?", "response_a": 'Ä, "so"\nund so', "response_b": "B", "model_a": None},
     {"pair_id": 2, "prompt": "P", "response_a": "x", "response_b": "y", "model_a": "m"},
@@ -278,11 +281,20 @@ def test_a_file_of_which_nothing_can_be_read_says_why_per_kind_of_fault(tmp_path
     assert "label_unknown 2 times: file.jsonl:1: found 1, allowed: a, b, tie" in told
 
 
-@pytest.mark.parametrize(
-    ("spelt", "label"),
-    [("A", "a"), ("model_a", "a"), ("Tie", "tie"), ("model_b", "b"), (" b ", "b"), ("[[B]]", "b"), ("response_1", "a")]
-    + [("tie (bothbad)", "tie"), ("both_bad", "tie"), (1, None), (-1, None), (True, None), ("1", None), ("c", None)],
-)
+SPELT = {
+    "a": ("A", "model_a", "response_1", "[[A]]"),
+    "b": ("model_b", " b ", "B"),
+    "tie": ("Tie", "tie (bothbad)", "both_bad"),
+    None: (1, -1, True, "1", "c"),
+}
+THUMBS = {
+    True: (True, 1, 1.0, "True", "up", "thumbs_up", "\N{THUMBS UP SIGN}"),
+    False: (False, 0, -1, "bad", "thumbs-down"),
+    None: (0.5, "maybe"),
+}
+
+
+@pytest.mark.parametrize(("spelt", "label"), [(one, label) for label, many in SPELT.items() for one in many])
 def test_a_label_is_understood_or_refused_with_its_value(spelt: object, label: str | None, tmp_path: Path) -> None:
     pairs = [{"pair_id": 7, "prompt": "P", "response_a": "x", "response_b": "y"}]
     good = {"pair_id": "7.0", "annotator": "one", "label": "tie"}
@@ -297,19 +309,7 @@ def test_a_label_is_understood_or_refused_with_its_value(spelt: object, label: s
             assert [said for who, _, said in opinions(run) if who == "two"] == [label]
 
 
-@pytest.mark.parametrize(
-    ("spelt", "good"),
-    [
-        (True, True),
-        (1, True),
-        (1.0, True),
-        ("True", True),
-        ("up", True),
-        ("thumbs_up", True),
-        ("\N{THUMBS UP SIGN}", True),
-    ]
-    + [(False, False), (0, False), (-1, False), ("bad", False), ("thumbs-down", False), (0.5, None), ("maybe", None)],
-)
+@pytest.mark.parametrize(("spelt", "good"), [(one, good) for good, many in THUMBS.items() for one in many])
 def test_thumbs(spelt: object, good: bool | None, tmp_path: Path) -> None:
     base = {"prompt": "P", "completion": "x", "label": True}
     rows = [base, {**base, "completion": "y", "label": spelt}]
@@ -521,5 +521,49 @@ def test_a_choice_does_not_hang_on_which_side_it_stood(tmp_path: Path) -> None:
     assert found[0] == found[1]
 
 
-def test_shape_is_a_row_of_the_table() -> None:
-    assert all(isinstance(shape, Shape) for shape in SHAPES.values())
+def test_a_labels_file_in_the_config_tells_why_nothing_of_it_can_be_used(tmp_path: Path) -> None:
+    rows = [{"pair_id": "1", "annotator": "ann", "label": label} for label in ("yes", "no")]
+    stored(tmp_path, rows)
+    with bench(tmp_path, labels={"path": "file.jsonl"}) as run:
+        imports.run(run, "pairs", stored(tmp_path, [{**PAIR, "pair_id": "1"}], "p.jsonl"))
+        with pytest.raises(DataError, match=r"label_unknown: file\.jsonl:1: found 'yes', allowed: a, b, tie"):
+            run_stage(run, "labels")
+        stored(tmp_path, [{"pair": "1", "who": "ann", "label": "A"}])
+    names = {"pair_id": "pair", "annotator": "who"}
+    with bench(tmp_path, labels={"path": "file.jsonl"}, columns=names) as run:
+        run_stage(run, "labels")
+        assert run.folder.read("labels").height == 1
+
+
+def test_votes_on_several_ids_count_in_the_stage_too(tmp_path: Path) -> None:
+    swapped = {**PAIR, "response_a": PAIR["response_b"], "response_b": PAIR["response_a"]}
+    pairs = [{**PAIR, "pair_id": 1}, {**swapped, "pair_id": 2}]
+    votes = [{"pair_id": 1.0, "annotator": "one", "label": "A"}, {"pair_id": 2.0, "annotator": "two", "label": "B"}]
+    stored(tmp_path, votes)
+    with bench(tmp_path, labels={"path": "file.jsonl"}) as run:
+        imports.run(run, "pairs", stored(tmp_path, pairs, "p.jsonl"))
+        run_stage(run, "labels")
+        assert run.folder.read("labels")["label"].n_unique() == 1
+        assert run.folder.read("labels").height == 2
+        key = run.folder.read("pairs")["pair_id"][0]
+        assert [explain(run, name)["pair_id"] for name in ("1", "2")] == [key, key]
+        assert explain(run, "2")["external_ids"] == ["1", "2"]
+
+
+def test_a_chat_that_ends_with_a_question_is_a_prompt_whole(tmp_path: Path) -> None:
+    asking = {"messages": [user("Hi"), said("Hello"), user("Tin?")]}
+    rows = [{"messages": [user("Zinc?"), said("A metal.")]}, asking]
+    with bench(tmp_path) as run:
+        made, refused = imports.run(run, "prompts", stored(tmp_path, rows))
+        assert (made, refused.rows) == ({"prompts": 2}, {})
+        assert sorted(map(len, run.folder.read("prompts")["messages"].to_list())) == [1, 3]
+    with bench(tmp_path / "samples") as run:
+        made, refused = imports.run(run, "samples", stored(tmp_path, rows))
+        assert (made["samples"], refused.rows) == (1, {"file.jsonl:2": "no_answer"})
+
+
+def test_what_stands_in_a_file_cannot_write_on_the_terminal(tmp_path: Path) -> None:
+    rows = [{"pair_id": "1", "annotator": "ann", "label": "\x1b[2Jgate: certified", "evil\x1b[2J": 1}]
+    with bench(tmp_path) as run, pytest.raises(DataError) as found:
+        imports.run(run, "labels", stored(tmp_path, [{"id\x1b[2J": 1}, *rows]))
+    assert "\x1b" not in str(found.value)

@@ -124,11 +124,10 @@ def led(system: object, messages: list[Message]) -> list[Message]:
 
 
 def answered(messages: Sequence[Message], row: Row, where: str) -> tuple[Conversation, str]:
-    """(the conversation before it, the text of the last assistant turn) of a whole chat."""
-    last = next((at for at in range(len(messages) - 1, -1, -1) if messages[at]["role"] == "assistant"), None)
-    if last is None:
+    """(the conversation before it, the text of the last turn, an assistant's) of a whole chat."""
+    if messages[-1]["role"] != "assistant":
         raise Unusable("no_answer")
-    return conversation(messages[:last], row, where), text_of(turns_of(messages[last : last + 1])[0][1], "answer")
+    return conversation(messages[:-1], row, where), text_of(turns_of(messages[-1:])[0][1], "answer")
 
 
 def answer_of(value: object, name: str) -> str:

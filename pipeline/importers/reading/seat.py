@@ -14,6 +14,7 @@ from pipeline import discovery
 from pipeline.errors import DataError
 from pipeline.importers.base import Asked, Batch, Kind, Own, Read, Refused, Row, Table
 from pipeline.importers.reading.tables import Source, table
+from pipeline.importers.reading.values import shown
 
 PACKAGE = "pipeline.importers"
 LOOKED_AT = 50
@@ -78,8 +79,8 @@ def why_nothing(refused: Refused, needs: Sequence[str], columns: Sequence[str] |
         return text
     wanted = ", ".join(need.replace("|", " or ") for need in missing)
     return (
-        f"{text}; missing columns: {wanted}; found: {', '.join(columns)}; say in the config under `columns` what "
-        f"they are called (columns: {{{missing[0].split('|')[0]}: their name}}), or name the shape with --format "
+        f"{text}; missing columns: {wanted}; found: {', '.join(map(shown, columns))}; say in the config under "
+        f"`columns` what they are called (columns: {{{missing[0].split('|')[0]}: their name}}), or name the shape with --format "
         f"({', '.join(sorted(shapes()))})"
     )
 
@@ -88,7 +89,7 @@ def _fault(refused: Refused, reason: str, count: int, kinds: int) -> str:
     name = next(name for name, why in refused.rows.items() if why == reason)
     detail = refused.details.get(name)
     times = f" {count} times" if kinds > 1 else ""
-    return f"{reason}{times}: {name}: {detail}" if detail else f"{reason}{times}"
+    return f"{reason}{times}: {shown(name)}: {detail}" if detail else f"{reason}{times}"
 
 
 def _own(function: Own, source: Source, kind: Kind) -> Batch:

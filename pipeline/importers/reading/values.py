@@ -101,6 +101,11 @@ def found(value: object, allowed: str) -> str:
     return f"found {value!r:.60}, allowed: {allowed}"
 
 
+def shown(name: str) -> str:
+    """A name from a file as it may stand on a terminal, at most 60 characters."""
+    return (name if name.isprintable() else repr(name))[:60]
+
+
 def moment_of(value: object) -> str | None:
     """*value* as ISO 8601; a number is seconds since 1970."""
     if isinstance(value, datetime | date):
