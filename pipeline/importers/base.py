@@ -126,6 +126,15 @@ class Table:
     """All columns that some row has, in order, those included that are null throughout."""
 
 
+class Unusable(Exception):  # noqa: N818  a row's lot, not an error of the program
+    """A row cannot be used; caught where rows are read, and never seen beyond."""
+
+    def __init__(self, reason: str, detail: str = "", name: str = "") -> None:
+        """*reason* in one word; *detail* is what was found and what is allowed, *name* the row's own id."""
+        super().__init__(reason)
+        self.reason, self.detail, self.name = reason, detail, name
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What a command wants of a file."""
@@ -137,12 +146,16 @@ class Asked:
     """Whose choices the file holds."""
 
     def by_people(self, who: str | None = None) -> str | None:
-        """The person whose label a choice is, or None where it is the judgment of a judge; *who* is the file's word."""
+        """The person whose label a choice is, or None where it is the judgment of a judge; *who* is the file's word.
+
+        Raises:
+            Unusable: labels are wanted and nobody is named.
+        """
         if self.kind == "judgments":
             return None
-        if self.kind == "labels" or self.annotator is not None:
-            return who or self.annotator
-        return who
+        if self.kind == "labels" and not (who or self.annotator):
+            raise Unusable("annotator_missing", "name the person who chose with --annotator")
+        return who or self.annotator
 
 
 @dataclass
@@ -175,8 +188,6 @@ class Batch:
         """*pair* and the choice made between its answers: a person's label, or the judgment of *who* or of the file."""
         where = pair.conversation.where
         person = asked.by_people(who)
-        if person is None and asked.kind == "labels":
-            raise Unusable("annotator_missing", "name the person who chose with --annotator")
         self.pairs.append(pair)
         if person is not None:
             self.labels.append(LabelRow(pair.name, person, label, "audit", 1.0, None, None, where))
@@ -188,15 +199,6 @@ PREFERENCES = {"a": 1.0, "b": 0.0, "tie": 0.5}
 Read = Callable[[Table, Asked], Batch]
 Own = Callable[[Path], tuple[list[Any], Refused]]
 """A user's own importer, ``./file.py:name``: a file's path in, rows of the kind asked for out."""
-
-
-class Unusable(Exception):  # noqa: N818  a row's lot, not an error of the program
-    """A row cannot be used; caught where rows are read, and never seen beyond."""
-
-    def __init__(self, reason: str, detail: str = "", name: str = "") -> None:
-        """*reason* in one word; *detail* is what was found and what is allowed, *name* the row's own id."""
-        super().__init__(reason)
-        self.reason, self.detail, self.name = reason, detail, name
 
 
 def each(table: Table, one: Callable[[Row, str], None], batch: Batch) -> Batch:

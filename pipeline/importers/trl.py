@@ -74,7 +74,7 @@ def read(table: Table, asked: Asked) -> Batch:
         return each(table, lambda row, where: _paired(batch, row, where, asked), batch)
     batch = Batch(needs=("prompt|messages|conversations", "completion|response", "label|thumbs|feedback"))
     rows: list[tuple[Conversation, Rated]] = []
-    each(table, lambda row, where: _unpaired(rows, row, where), batch)
+    each(table, lambda row, where: _unpaired(rows, row, where, asked), batch)
     batch.samples += [SampleRow(prompt, one.text, one.model, None, one.scores) for prompt, one in rows]
     for prompt, answers in by_prompt(rows):
         _feedback(batch, asked, prompt, answers)
@@ -146,7 +146,8 @@ def _apart(one: Sequence[object], other: Sequence[object]) -> int:
     return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
-def _unpaired(rows: list[tuple[Conversation, Rated]], row: Row, where: str) -> None:
+def _unpaired(rows: list[tuple[Conversation, Rated]], row: Row, where: str, wanted: Asked) -> None:
+    wanted.by_people()
     value = first_of(row, THUMB)
     good = thumb_of(value)
     if good is None:

@@ -78,10 +78,10 @@ def why_nothing(refused: Refused, needs: Sequence[str], columns: Sequence[str] |
     if columns is None or not missing:
         return text
     wanted = ", ".join(need.replace("|", " or ") for need in missing)
+    there, example = ", ".join(map(shown, columns)), missing[0].partition("|")[0]
     return (
-        f"{text}; missing columns: {wanted}; found: {', '.join(map(shown, columns))}; say in the config under "
-        f"`columns` what they are called (columns: {{{missing[0].split('|')[0]}: their name}}), or name the shape with --format "
-        f"({', '.join(sorted(shapes()))})"
+        f"{text}; missing columns: {wanted}; found: {there}; say under `columns` in the config what they are called "
+        f"(columns: {{{example}: their name}}), or name the shape with --format ({', '.join(sorted(shapes()))})"
     )
 
 
