@@ -8,6 +8,7 @@ file is in a frame or in ``dropped`` with one reason.
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import cast
 
 import polars as pl
@@ -178,27 +179,32 @@ def samples(
 ) -> Frames:
     """Frames ``prompts``, ``samples`` and ``ratings`` of imported answers.
 
-    Reasons: ``duplicate`` (the file has the answer already), ``known`` (the run has).
+    Several marks of one answer are their mean. Reasons: ``duplicate`` (the file has the answer already; its mark
+    counts), ``known`` (the run has).
     """
     refused = refused or Refused()
     there = {key for (key,) in known.keys("samples")} if known else set[str]()
     made: dict[str, dict[str, object]] = {}
-    marks: dict[tuple[str, str], dict[str, object]] = {}
+    marks: dict[tuple[str, str], list[float]] = {}
     for row in rows:
         sample = _sample(row.conversation, row.model, row.completion, row.external_id)
         key, where = str(sample["sample_id"]), row.conversation.where
+        for aspect, score in row.scores:
+            marks.setdefault((key, aspect), []).append(score)
         if key in made or key in there:
             refused.add(row.external_id or where, "duplicate" if key in made else "known", where)
-            continue
-        made[key] = sample
-        for aspect, score in row.scores:
-            told = {"sample_id": key, "judge": Source(Path(source)).name, "aspect": aspect, "score": score}
-            marks[key, aspect] = {**told, "call_keys": []}
+        else:
+            made[key] = sample
     frames = {
         "prompts": _of_conversations([row.conversation for row in rows], source, known),
         "samples": schemas.frame("samples", list(made.values())),
     }
-    return {**frames, "ratings": schemas.frame("ratings", list(marks.values()))} if marks else frames
+    judge = Source(Path(source)).name
+    told: list[dict[str, object]] = [
+        {"sample_id": key, "judge": judge, "aspect": aspect, "score": fmean(scores), "call_keys": []}
+        for (key, aspect), scores in marks.items()
+    ]
+    return {**frames, "ratings": schemas.frame("ratings", told)} if told else frames
 
 
 def _of_conversations(rows: Iterable[Conversation], source: str, known: _Run | None) -> pl.DataFrame:

@@ -7,12 +7,16 @@ import polars as pl
 from pipeline import ids
 from pipeline.turns import exported
 
+SIDES = ("chosen", "rejected")
+SINGLE = True
+"""Rows may hold one answer alone: the other side is null."""
+
 
 def export(rows: pl.DataFrame, path: Path, seed: int) -> Path:
     """Write *rows* (``pipeline.stages.export.dataset_rows``) as ``<path>.parquet`` and return that file.
 
     Columns: ``prompt`` [{role, content}], ``completion`` (one assistant message), ``label`` (true: chosen),
-    ``pair_id``; two rows a pair.
+    ``pair_id``; two rows a pair, and one for an answer that is in none.
 
     TRL's KTO reads rows in order and estimates its KL term by pairing each prompt with the completion of the
     row before. So good and bad rows are shuffled apart, by a hash of *seed*, pair and label, and then
@@ -21,7 +25,7 @@ def export(rows: pl.DataFrame, path: Path, seed: int) -> Path:
     """
     target = path.with_name(f"{path.name}.parquet")
     told = exported(rows)
-    blocks = pl.concat([_shuffled(told, "chosen", seed), _shuffled(told, "rejected", seed)])
+    blocks = pl.concat([_shuffled(told.filter(pl.col(side).is_not_null()), side, seed) for side in SIDES])
     columns = ("prompt", *(["tools"] if "tools" in told.columns else []), "completion", "label", "pair_id")
     blocks.sort("block", "turn", "pair_id").select(columns).write_parquet(target)
     return target

@@ -6,7 +6,8 @@ annotator named in the command, else a judgment; marks (``score_chosen`` of Ultr
 of distilabel) are judgments of a judge named after the file.
 
 Unpaired (thumbs): ``completion`` and ``label``, good or bad. The good and the bad answers to one prompt make pairs; an
-answer without a counterpart is refused as a pair (``no_counterpart``) and is a sample all the same.
+answer without a counterpart is refused as a pair (``no_counterpart``). Imported as samples, all of them are in the
+dataset for KTO.
 """
 
 from collections.abc import Sequence
@@ -39,6 +40,7 @@ from pipeline.importers.reading.conversations import (
 )
 from pipeline.importers.reading.ratings import Rated, at_row, by_prompt
 from pipeline.importers.reading.values import THUMBS, found, listed, name_of, number_of, plain, thumb_of
+from pipeline.unpaired import THUMB as ASPECT
 
 SIDES = ("chosen", "rejected")
 MARKS = (
@@ -49,6 +51,7 @@ MARKS = (
 )
 MODELS = (("chosen_model", "rejected_model"), ("chosen-model", "rejected-model"))
 THUMB = ("label", "thumbs", "thumb", "feedback")
+SINGLE = "import them as samples: `export: [kto]` takes single answers"
 ANSWER = ("completion", "response", "answer")
 CHAT = ("conversations", "conversation", "messages")
 
@@ -158,7 +161,7 @@ def _unpaired(rows: list[tuple[Conversation, Rated]], row: Row, where: str, want
     else:
         prompt, answer = asked(row.get("prompt"), row, where), answer_of(text, "completion")
     model = name_of(row.get("model")) or "imported"
-    rows.append((prompt, Rated(where, answer, model, float(good), (("overall", float(good)),))))
+    rows.append((prompt, Rated(where, answer, model, float(good), ((ASPECT, float(good)),))))
 
 
 def _feedback(batch: Batch, wanted: Asked, prompt: Conversation, answers: list[Rated]) -> None:
@@ -168,7 +171,8 @@ def _feedback(batch: Batch, wanted: Asked, prompt: Conversation, answers: list[R
     for one in answers:
         others = [other for other in sides[1.0 - (one.share or 0.0)] if other.text != one.text]
         if not others and wanted.kind not in {"prompts", "samples"}:
-            batch.refused.add(one.where, "contradictory" if one.text in same else "no_counterpart", one.where)
+            reason = "contradictory" if one.text in same else "no_counterpart"
+            batch.refused.add(one.where, reason, one.where, SINGLE)
         elif one.share:
             for other in others:
                 where = f"{one.where}#{other.where.rpartition(':')[2]}"

@@ -1,9 +1,11 @@
 """export: kept pairs -> dataset/<format>/{train,test}.* and its card. Writes the folder ``dataset``.
 
 Text meets verdict here and nowhere before: chosen and rejected are joined by id, as the verdict named them.
-Every kept pair lands in exactly one split, so kept = train + test; one that cannot be joined stops the stage.
+Every kept pair lands in exactly one split, so kept = train + test; one that cannot be joined stops the stage. Formats
+of single answers (``kto``) take in besides what people called good or bad and no kept pair holds.
 """
 
+from importlib import import_module
 from pathlib import Path
 
 import polars as pl
@@ -13,7 +15,8 @@ from pipeline.config import Config
 from pipeline.errors import ConfigError, StageError
 from pipeline.runner import ORDER, Frames, Result, Shard, Stage, installed_versions
 from pipeline.splits import is_test
-from pipeline.store import file_digest
+from pipeline.store import file_digest, slice_digest
+from pipeline.unpaired import THUMB, unpaired_rows
 from pipeline.workbench import Workbench
 
 COLUMNS = (
@@ -150,6 +153,11 @@ def write_format(rows: pl.DataFrame, folder: Path, kind: str, seed: int, base: P
     return card.Written(name, files)
 
 
+def _takes_single(kind: str) -> bool:
+    """Whether a format has a place for an answer that is in no pair: its module says ``SINGLE = True``."""
+    return ":" not in kind and getattr(import_module(f"pipeline.exports.{kind}"), "SINGLE", False)
+
+
 def folder_name(kind: str) -> str:
     """Folder of a format under ``dataset/``: the kind, or the name in a user's own ``./file.py:name``."""
     return kind.rpartition(":")[2]
@@ -168,7 +176,8 @@ def _shards(frames: Frames, config: Config, bench: Workbench) -> list[Shard]:
         discovery.find("pipeline.exports", kind, "export", bench.base)
     own = {kind: file_digest(bench.base / kind.rpartition(":")[0]) for kind in config.export if ":" in kind}
     counts = _dropped(bench).group_by("stage", "reason").len().sort("stage", "reason").collect(engine="streaming")
-    return [Shard("all", frames, [own, counts.rows()])]
+    ratings = bench.folder.scan("ratings").filter(pl.col("aspect") == THUMB).collect(engine="streaming")
+    return [Shard("all", frames, [own, counts.rows(), slice_digest({"ratings": ratings})])]
 
 
 def _dropped(bench: Workbench) -> pl.LazyFrame:
@@ -180,25 +189,25 @@ def _dropped(bench: Workbench) -> pl.LazyFrame:
 
 def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
     frames = shard.frames
-    if frames["kept"].is_empty():
+    samples, prompts = bench.folder.scan("samples"), bench.folder.scan("prompts")
+    seed, fraction = config.seed, config.test_fraction
+    single = unpaired_rows(
+        bench.folder.scan("ratings"), samples, prompts, frames["kept"], seed=seed, test_fraction=fraction
+    )
+    if frames["kept"].is_empty() and (single.is_empty() or not all(map(_takes_single, config.export))):
         raise StageError(
             "nothing was kept, so there is no dataset to write; the reasons are in dropped/ and in "
             "`jurybox report CONFIG` (a lower select.min_margin or gate.target_agreement keeps more)"
         )
-    samples, prompts = bench.folder.scan("samples"), bench.folder.scan("prompts")
-    rows = dataset_rows(
-        frames["kept"],
-        frames["pairs"],
-        samples,
-        prompts,
-        seed=config.seed,
-        test_fraction=config.test_fraction,
+    rows = dataset_rows(frames["kept"], frames["pairs"], samples, prompts, seed=seed, test_fraction=fraction)
+    used = prompts.join(
+        pl.concat([rows.select("prompt_id"), single.select("prompt_id")]).lazy().unique(), on="prompt_id", how="semi"
     )
-    used = prompts.join(rows.lazy().select("prompt_id").unique(), on="prompt_id", how="semi")
     made = card.Provenance(
         name=config.name,
         licence=config.licence,
         rows=rows,
+        single=single.select("prompt_id", "split"),
         samples=samples.select("sample_id", "model", "temperature").unique("sample_id").collect(engine="streaming"),
         sources=used.select(pl.col("source").unique().sort()).collect()["source"].to_list(),
         dropped=_dropped(bench).collect(),
@@ -208,7 +217,11 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
     )
 
     def build(folder: Path) -> None:
-        formats = [write_format(rows, folder, kind, config.seed, bench.base) for kind in config.export]
+        everything = pl.concat([rows, single], how="diagonal_relaxed") if single.height else rows
+        formats = [
+            write_format(everything if _takes_single(kind) else rows, folder, kind, config.seed, bench.base)
+            for kind in config.export
+        ]
         (folder / "README.md").write_text(card.dataset_card(made, formats), encoding="utf-8")
 
     bench.folder.replace_folder("dataset", build)

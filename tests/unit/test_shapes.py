@@ -12,15 +12,17 @@ import pyarrow as pa
 import pytest
 
 from pipeline import imports
-from pipeline.errors import DataError
+from pipeline.errors import DataError, StageError
 from pipeline.explain import explain
 from pipeline.importers.base import Refused
 from pipeline.importers.reading.seat import shapes, sniffed
 from pipeline.importers.reading.tables import Source, hub, table
 from pipeline.runner import run_stage
+from pipeline.stages.export import SPLITS
+from pipeline.unpaired import THUMB, unpaired_rows
 from pipeline.workbench import Workbench
 from tests.files import SHAPES, Rows, said, user
-from tests.worlds import bench
+from tests.worlds import bench, world
 
 DOCS = Path(__file__).parents[2] / "docs" / "data.md"
 
@@ -111,6 +113,41 @@ def test_marks_of_answers_are_ratings(tmp_path: Path) -> None:
         rows = run.folder.read("ratings")
         assert set(rows["judge"]) == {"train"}
         assert sorted(rows.filter(pl.col("aspect") == "helpfulness")["score"]) == [1.0, 4.0]
+
+
+def test_thumbs_on_single_answers_are_a_dataset_for_kto(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"Q{at}?", "completion": f"answer {at}", "label": label}
+        for at, label in enumerate((True, False, True, False, True))
+    ]
+    file = stored(tmp_path, [*rows, {**rows[0], "label": False}])  # one person likes answer 0 and another does not
+    with bench(tmp_path, export=["kto"], test_fraction=0.4) as run:
+        made, refused = imports.run(run, "samples", file)
+        assert (made["samples"], made["ratings"], refused.rows) == (5, 5, {"file.jsonl:6": "duplicate"})
+        run_stage(run, "export")
+        found = pl.concat(
+            [pl.read_parquet(run.folder.path / "dataset" / "kto" / f"{split}.parquet") for split in SPLITS]
+        )
+        told = sorted((row["completion"][0]["content"], row["label"]) for row in found.iter_rows(named=True))
+        assert told == [(row["completion"], row["label"]) for row in rows[1:]]
+        assert "4 single answers" in (run.folder.path / "dataset" / "README.md").read_text()
+    with bench(tmp_path / "pairs", export=["kto", "jsonl"]) as run:
+        imports.run(run, "samples", file)
+        with pytest.raises(StageError, match="nothing was kept"):
+            run_stage(run, "export")
+
+
+def test_a_single_answer_that_is_in_a_kept_pair_comes_once(tmp_path: Path) -> None:
+    made = world({"q": ["x", "yy", "zzz"]})
+    (one, other, third) = sorted(made["samples"]["sample_id"])
+    ratings = pl.DataFrame(
+        [{"sample_id": key, "judge": "f", "aspect": THUMB, "score": 1.0, "call_keys": []} for key in (one, third)],
+        schema_overrides={"call_keys": pl.List(pl.String)},
+    )
+    kept = pl.DataFrame({"chosen_id": [one], "rejected_id": [other]})
+    frames = (ratings.lazy(), made["samples"].lazy(), made["prompts"].lazy())
+    rows = unpaired_rows(*frames, kept, seed=0, test_fraction=0.0)
+    assert rows.select("pair_id", "rejected", "split").rows() == [(third, None, "train")]
 
 
 # How rows are stored.
