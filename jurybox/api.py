@@ -65,7 +65,7 @@ def judge(
         file.write_text("\n".join(lines), encoding="utf-8")
         folder = Path(scratch) / "run" if run_dir is None else Path(run_dir)
         with Workbench.open(Path(config), folder) as bench:
-            imports.run(bench, "pairs", file)
+            imports.run(bench, "pairs", file, "jsonl")
             for stage in ("judge", "aggregate"):
                 run_stage(bench, stage)
             pairs, aliases = bench.folder.read("pairs"), bench.folder.read("aliases")

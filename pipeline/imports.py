@@ -61,6 +61,9 @@ def run(
     shard = f"{kind}-{ids.content_hash(source.digest(), annotator)[:12]}"
     frames, refused = _frames(_Run(bench, shard), kind, batch, path)
     made = {name: rows.height for name, rows in frames.items()}
+    if not any(made.values()) and not refused.rows:
+        there = [name for name in KINDS if vars(batch)[name]]
+        raise DataError(f"{path}: holds no {kind}; import it as {' or '.join(there) or 'what it is, with --format'}")
     if not any(made.values()) and not _known_only(refused):
         raise DataError(f"{path}: {why_nothing(refused, batch.needs, batch.columns)}")
     notes = {"source": path.name}
@@ -137,10 +140,17 @@ def _frames(known: _Run, kind: Kind, batch: Batch, path: Path) -> tuple[Frames, 
 
 def _of_usable(batch: Batch, kind: Kind) -> Batch:
     """*batch* with the opinions that are asked for, less those on pairs whose row is refused: one row, one reason."""
-    gone = set(batch.refused.rows)
-    judgments = [row for row in batch.judgments if kind != "labels" and not (row.where and row.where in gone)]
-    labels = [row for row in batch.labels if kind != "judgments" and not (row.where and row.where in gone)]
-    return replace(batch, judgments=judgments, labels=labels)
+    told = {
+        "judgments": [row for row in batch.judgments if not (row.where and row.where in batch.refused.rows)],
+        "labels": [row for row in batch.labels if not (row.where and row.where in batch.refused.rows)],
+    }
+    if kind in told:
+        (other,) = told.keys() - {kind}
+        said = {row.where for row in told[kind]}
+        for where in sorted({row.where for row in told[other]} - said):
+            batch.refused.add(where, f"no_{kind.removesuffix('s')}", where, f"it holds one of the {other}")
+        told[other] = []
+    return replace(batch, judgments=told["judgments"], labels=told["labels"])
 
 
 def _note(refused: Refused, more: Refused) -> None:

@@ -203,7 +203,9 @@ def _shards(frames: Mapping[str, pl.DataFrame], config: Config, bench: Workbench
 
 def _reads(config: Config) -> Mapping[str, object]:
     read = {"simulated", "format", "columns"}
-    return {**config.labels.model_dump(mode="json", include=read), "seed": config.seed}
+    path = config.labels.path
+    content = None if path is None else Source(path).digest()
+    return {**config.labels.model_dump(mode="json", include=read), "seed": config.seed, "content": content}
 
 
 STAGE = Stage(
@@ -213,5 +215,4 @@ STAGE = Stage(
     run=_run,
     reads=_reads,
     shards=_shards,
-    files=lambda config: [config.labels.path] if config.labels.path else [],
 )

@@ -19,6 +19,7 @@ from pipeline.importers.reading.seat import shapes, sniffed
 from pipeline.importers.reading.tables import Source, hub, table
 from pipeline.runner import run_stage
 from pipeline.stages.export import SPLITS
+from pipeline.stages.load import with_system
 from pipeline.unpaired import THUMB, unpaired_rows
 from pipeline.workbench import Workbench
 from tests.files import SHAPES, Rows, said, user
@@ -420,6 +421,31 @@ def test_every_row_has_one_reason(tmp_path: Path) -> None:
         assert refused.rows["p1"] == "known"
         made, refused = imports.run(run, "prompts", stored(tmp_path, [{"prompt": "P"}, {"prompt": "Q"}], "r.jsonl"))
         assert (made, refused.rows) == ({"prompts": 1}, {"r.jsonl:1": "known"})
+
+
+def test_an_opinion_of_the_other_kind_is_a_reason(tmp_path: Path) -> None:
+    file = stored(tmp_path, SHAPES["MT-Bench human judgments"].rows)
+    with bench(tmp_path) as run:
+        made, refused = imports.run(run, "labels", file)
+        assert made["labels"] == 1
+        assert refused.rows == {"file.jsonl:2": "earlier_answers_differ", "file.jsonl:3": "no_label"}
+        with pytest.raises(DataError, match="holds no pairs; import it as samples"):
+            imports.run(run, "pairs", stored(tmp_path, SHAPES["AlpacaEval outputs"].rows, "outputs.jsonl"))
+
+
+def test_a_file_with_two_shapes_asks_for_one(tmp_path: Path) -> None:
+    row = {"conversations": [{"from": "human", "value": "Q?"}], "messages": [user("Q?"), said("A.")]}
+    file = stored(tmp_path, [row])
+    with bench(tmp_path) as run:
+        with pytest.raises(DataError, match="may have the shape of openai_chats or sharegpt; name one with --format"):
+            imports.run(run, "prompts", file)
+        assert imports.run(run, "prompts", file, "sharegpt")[0] == {"prompts": 1}
+
+
+def test_a_developer_turn_is_a_system_message(tmp_path: Path) -> None:
+    turns = (("developer", "Be short."), ("user", "Q?"))
+    assert with_system(turns, "Be long.") == turns
+    assert with_system(turns[1:], "Be long.") == (("system", "Be long."), turns[1])
 
 
 # Several ids of one pair.
