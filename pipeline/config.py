@@ -413,6 +413,13 @@ def _of_its_kind(item: object, info: ValidationInfo) -> object:
     return _options(item, "judges", "{Kind}Judge", "kind", JudgeConfig, info)
 
 
+def _with_columns(given: Mapping[str, object], key: str, columns: object) -> dict[str, object]:
+    """*given*, whose section *key* takes *columns* unless it has its own."""
+    section = given.get(key)
+    told = {"columns": columns, **cast("Mapping[str, object]", section)} if isinstance(section, Mapping) else section
+    return {**given, **({key: told} if key in given else {})}
+
+
 class Config(Frozen):
     """One run."""
 
@@ -483,10 +490,10 @@ class Config(Frozen):
         if not isinstance(value, Mapping) or not cast("Mapping[str, object]", value).get("columns"):
             return cast("object", value)
         given = dict(cast("Mapping[str, object]", value))
-        for key in ("prompts", "labels"):
-            if isinstance(given.get(key), Mapping):
-                given[key] = {"columns": given["columns"], **cast("Mapping[str, object]", given[key])}
-        return given
+        evaluate = given.get("evaluate")
+        if isinstance(evaluate, Mapping):
+            given["evaluate"] = _with_columns(cast("Mapping[str, object]", evaluate), "prompts", given["columns"])
+        return _with_columns(_with_columns(given, "prompts", given["columns"]), "labels", given["columns"])
 
     @field_validator("train", mode="before")
     @classmethod

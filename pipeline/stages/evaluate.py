@@ -26,7 +26,7 @@ from pipeline.runner import Frames, Result, Shard, Stage
 from pipeline.splits import is_test, split_labels
 from pipeline.stages.judge import comparisons, make
 from pipeline.stages.labels import People
-from pipeline.stages.load import calls_frame, dropped_frame, frozen_turns, prompts, read_file, with_system
+from pipeline.stages.load import calls_frame, dropped_frame, frozen_turns, prompts, read_file, source_of, with_system
 from pipeline.store import file_digest
 from pipeline.workbench import Workbench
 from training.evaluation import (
@@ -378,6 +378,7 @@ STAGE = Stage(
     run=_run,
     reads=lambda config: [
         config.evaluate.model_dump(mode="json", exclude={"prompts": {"path"}}),
+        source_of(config.evaluate.prompts).digest() if config.evaluate.prompts else None,
         config.generators[0].model_dump(mode="json", exclude={"price", "temperatures", "samples"})
         if config.generators
         else None,
@@ -387,5 +388,4 @@ STAGE = Stage(
         config.seed,
     ],
     shards=_shards,
-    files=lambda config: [config.evaluate.prompts.path] if config.evaluate.prompts else [],
 )

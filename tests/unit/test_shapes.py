@@ -630,3 +630,23 @@ def test_what_stands_in_a_file_cannot_write_on_the_terminal(tmp_path: Path) -> N
     with bench(tmp_path) as run, pytest.raises(DataError) as found:
         imports.run(run, "labels", stored(tmp_path, [{"id\x1b[2J": 1}, *rows]))
     assert "\x1b" not in str(found.value)
+
+
+def test_the_columns_of_the_config_hold_for_every_file_that_names_none_of_its_own(tmp_path: Path) -> None:
+    settings = {
+        "columns": {"prompt": "q"},
+        "prompts": {"path": "p.csv"},
+        "labels": {"path": "l.csv", "columns": {"label": "vote"}},
+        "evaluate": {"prompts": {"path": "e.csv"}},
+    }
+    with bench(tmp_path, **settings) as run:
+        config = run.config
+        assert config.prompts is not None
+        assert config.evaluate.prompts is not None
+        assert config.prompts.columns == config.evaluate.prompts.columns == {"prompt": "q"}
+        assert config.labels.columns == {"label": "vote"}
+        (tmp_path / "p.csv").write_text('q,reference\n"What, then?",\nWhy?,Because\n')
+        run_stage(run, "load")
+        rows = run.folder.read("prompts").sort("reference")
+        assert rows["messages"].to_list() == [[user("What, then?")], [user("Why?")]]
+        assert rows["reference"].to_list() == [None, "Because"]
