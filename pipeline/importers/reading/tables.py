@@ -86,7 +86,10 @@ def table(source: Source) -> Table:
     elif HUB.fullmatch(str(source.path)) and source.path.suffix not in SUFFIXES:
         rows = hub(str(source.path), source)
     else:
-        raise DataError(f"{source.path}: does not exist; {EXPECTED}, or the name of a dataset on the Hub (org/name)")
+        raise DataError(
+            f"{source.path}: does not exist and cannot be read (No such file or folder); {EXPECTED}, or the name of a "
+            "dataset on the Hub (org/name)"
+        )
     made = [(f"{source.path.name}:{number}", _mapped(row, source.columns)) for number, row in rows]
     if not made:
         raise DataError(f"{source.path}: is empty; {EXPECTED}")
