@@ -190,8 +190,13 @@ def _imported(bench: Workbench) -> pl.DataFrame:
     """Labels that `jurybox import labels` brought: parts of the frame that are not this stage's."""
     own = bench.folder.part("labels", "labels", SHARD)
     empty = bench.empty("labels")
-    others = [pl.read_parquet(part) for part in bench.folder.parts("labels") if part != own]
-    return pl.concat([empty, *(rows.select(empty.columns) for rows in others)])
+    others: list[pl.DataFrame] = []
+    for part in bench.folder.parts("labels"):
+        if part != own:
+            # Opened here: as a path, Polars would read brackets in it as a pattern.
+            with part.open("rb") as opened:
+                others.append(pl.read_parquet(opened).select(empty.columns))
+    return pl.concat([empty, *others])
 
 
 def _shards(frames: Mapping[str, pl.DataFrame], config: Config, bench: Workbench) -> list[Shard]:
