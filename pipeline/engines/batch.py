@@ -124,6 +124,8 @@ class _Run:
         self.found: dict[str, Answer] = {}
         self.tries: Counter[str] = Counter()
         """Batches that ended without an answer, by key."""
+        self.said: dict[str, str] = {}
+        """What was last said of a call without an answer, by key."""
         self.running: dict[str, Batch] = {}
         self.inside: dict[str, str] = {}
         """Call key -> tag of the running batch it is in."""
@@ -320,9 +322,10 @@ class _Run:
         """What a line means for the ledger; its answer, where nobody asks again, goes to those that are found."""
         engine = self.engine
         if found.status is None:
-            unmade = found.error[:300] or "no reply"
+            unmade = self.said[found.key] = found.error[:300] or "no reply"
             return (Release(found.key, unmade) if found.unmade else Abandon(found.key, unmade)), None
         told = finality.outcome(found.status, found.body)
+        self.said[found.key] = told.words
         body = cast("dict[str, Any]", found.body) if isinstance(cast("object", found.body), dict) else {}
         charged = charge(body, reserved_usd, engine.price)
         if found.status == OK and told.final:
@@ -371,7 +374,8 @@ class _Run:
                 continue
             self.tries[key] += 1
             if self.tries[key] >= self.engine.endpoint.attempts:
-                error = f"left out of {self.tries[key]} batches; the last one is {why}"
+                said = f"; of this call it said: {self.said[key]}" if key in self.said else ""
+                error = f"left out of {self.tries[key]} batches; the last one is {why}{said}"
                 self.found[key] = Answer(Call(key, "unanswered"), reason="unanswered", error=error)
 
     def give_up(self, batch: Batch, *, now: bool) -> str:
