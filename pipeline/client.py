@@ -48,6 +48,8 @@ class NoReplyError(Exception):
         """*sent* is False when the request surely never reached the endpoint."""
         super().__init__(message)
         self.timeout, self.sent = timeout, sent
+        self.status = 0
+        """HTTP status of a reply whose body could not be read; 0 when none came so far."""
 
 
 class Client:
@@ -142,7 +144,11 @@ class Session:
             async with self._http.request(
                 method, _parsed(url), data=body, proxy=self.client.proxy, allow_redirects=False
             ) as response:
-                return Reply(response.status, await _content(response, most), response.headers)
+                try:
+                    return Reply(response.status, await _content(response, most), response.headers)
+                except NoReplyError as problem:
+                    problem.status = response.status
+                    raise
         except NoReplyError:
             raise
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:

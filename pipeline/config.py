@@ -31,7 +31,6 @@ from pipeline.secrets import TOKEN_LIKE, VARIABLE, confidential
 
 NOT_SHOWN = "secret"
 """Type of the errors whose value may be a secret and is not repeated."""
-CREDENTIAL_HEADER = re.compile(r"(?i)(proxy-)?authorization|cookie")
 CREDENTIAL = re.compile(r"(?i)(^|_)(api_?key|(hf|auth|access)_token|password|secret)$")
 """Names of engine arguments that hold a secret."""
 
@@ -153,6 +152,9 @@ class BatchConfig(Frozen):
 
 OTHER_BOUNDS = ("max_completion_tokens", "max_output_tokens", "max_new_tokens")
 """What else than `max_tokens` bounds an answer."""
+SECRET_HEADER = re.compile(r"(?i)auth|key|token|secret|cookie|signature|password")
+"""Names of headers whose values are not copied into a run's folder."""
+SHORTEST_SECRET = 4
 SET_ELSEWHERE = {
     "messages": "the data",
     "model": "`model`",
@@ -175,12 +177,11 @@ class WireConfig(Frozen):
     structured: Literal["json_schema", "json_object", "none"] | None = None
     """How a judge's JSON is asked for besides in words; by default what the endpoint is known to take."""
 
-    @field_validator("headers", "query")
+    @field_validator("query")
     @classmethod
-    def _named_secrets(cls, value: dict[str, Any]) -> dict[str, Any]:
-        for name, given in value.items():
-            text = given.get_secret_value() if isinstance(given, SecretStr) else given
-            if text and (confidential(name) or CREDENTIAL_HEADER.fullmatch(name)) and "${" not in text:
+    def _named_secrets(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, text in value.items():
+            if text and confidential(name) and "${" not in text:
                 raise _not_shown(
                     f"{name!r} holds a secret, which a config is no place for; put it into an environment variable and "
                     f"write {name}: ${{NAME}}"
@@ -541,6 +542,9 @@ class Config(Frozen):
     """Which pairs are kept."""
     export: tuple[ExportKind, ...] = ("trl_dpo",)
     """Dataset formats: `trl_dpo`, `jsonl`, `kto`, `openai_dpo`, or your own `./file.py:Name`."""
+    export_reasoning: Literal["drop", "keep"] = "drop"
+    """Whether what models wrote before their answers goes into the dataset, in columns of its own; also written
+    `export: {formats: [trl_dpo], reasoning: keep}`."""
     test_fraction: float = Field(default=0.1, ge=0, lt=1)
     """Share of prompts in the dataset's test split."""
     licence: str = "unknown"
@@ -568,10 +572,37 @@ class Config(Frozen):
         differs = endpoint.model_dump(mode="json", include={"body", "query", "structured"}, exclude_defaults=True)
         return {"base_url": endpoint.base_url, **differs} if differs else endpoint.base_url
 
+    def literal_secrets(self) -> list[str]:
+        """Keys that stand in headers of the config itself and not in environment variables."""
+        wires = (
+            *self.endpoints.values(),
+            *self.generators,
+            *(one for one in self.judges if isinstance(one, WireConfig)),
+        )
+        told = (item for wire in wires for item in wire.headers.items())
+        secret = (value.get_secret_value() for name, value in told if value is not None and SECRET_HEADER.search(name))
+        return [value for value in secret if len(value) >= SHORTEST_SECRET and "${" not in value]
+
     def endpoints_of(self, *options: object) -> frozenset[str]:
         """Names of the endpoints of generators and judges."""
         names = (cast("str | None", getattr(each, "endpoint", None)) for each in options)
         return frozenset(name for name in names if name is not None)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _export_with_reasoning(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        fields = cast("dict[str, object]", value)
+        how = fields.get("export")
+        if not isinstance(how, Mapping):
+            return fields
+        said = cast("Mapping[str, object]", how)
+        if set(said) - {"formats", "reasoning"}:
+            raise ValueError(f"`export` takes formats and reasoning, found {', '.join(map(str, said))}")
+        others = {key: one for key, one in fields.items() if key != "export"}
+        formats = {"export": said["formats"]} if "formats" in said else {}
+        return {**others, **formats, "export_reasoning": said.get("reasoning", "drop")}
 
     @field_validator("train", mode="before")
     @classmethod

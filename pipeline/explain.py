@@ -4,6 +4,7 @@ Only the rows asked for are read: frames are scanned with their predicates, so t
 judgments is found at once.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
@@ -33,14 +34,14 @@ def behind(run: RunFolder, pair: str) -> dict[str, Any]:
         dropped = _rows(run, "dropped", pl.col("id") == pair)
         if not dropped:
             raise _unknown(run, pair, 0)
-        return {"pair_id": pair, "outcome": f"dropped by {dropped[0]['stage']}: {dropped[0]['reason']}"}
+        return {"pair_id": pair, "outcome": _dropped(dropped[0])}
     key = row["pair_id"]
     ends = [row["sample_a"], row["sample_b"]]
     samples = {sample["sample_id"]: sample for sample in _rows(run, "samples", pl.col("sample_id").is_in(ends))}
     flags = {flag["sample_id"]: flag["flag"] for flag in _rows(run, "flags", pl.col("sample_id").is_in(ends))}
     kept = _rows(run, "kept", pl.col("pair_id") == key)
     drops = _rows(run, "dropped", pl.col("id") == key)
-    dropped = f"dropped by {drops[0]['stage']}: {drops[0]['reason']}" if drops else "not decided yet"
+    dropped = _dropped(drops[0]) if drops else "not decided yet"
     return {
         "pair_id": key,
         "external_id": row["external_id"],
@@ -54,6 +55,12 @@ def behind(run: RunFolder, pair: str) -> dict[str, Any]:
         "outcome": "kept" if kept else dropped,
         "chosen": kept[0]["chosen_id"] if kept else None,
     }
+
+
+def _dropped(row: Mapping[str, Any]) -> str:
+    """Who left it out, why, and the words with which an endpoint said so."""
+    said = f" ({row['detail']})" if row["detail"] else ""
+    return f"dropped by {row['stage']}: {row['reason']}{said}"
 
 
 def _rows(run: RunFolder, frame: str, where: pl.Expr) -> list[dict[str, Any]]:

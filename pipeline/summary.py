@@ -19,8 +19,10 @@ from pipeline.margins import histogram
 from pipeline.runner import ORDER
 from pipeline.spending import by_caller
 from pipeline.store import RunFolder
-from pipeline.workbench import Workbench
+from pipeline.workbench import REFUSED, Workbench
 
+CUT_OFF_NOTED = 0.01
+"""Share of answers that end at ``max_tokens`` above which it is said."""
 CONTROLS_NOTED = 0.2
 """A judge is warned about when constant answers may win this often from it, by the upper end of their interval."""
 
@@ -28,7 +30,8 @@ CONTROLS_NOTED = 0.2
 def summary(bench: Workbench) -> dict[str, Any]:
     """The run in figures, from the manifest and the artefacts; keys that a run did not reach are null.
 
-    Keys: ``name``, ``rows`` (stage -> in, out), ``dropped`` (stage -> reason -> n), ``judges``, ``ceiling``
+    Keys: ``name``, ``rows`` (stage -> in, out), ``dropped`` (stage -> reason -> n), ``dropped_words``
+    (what was said most often with each), ``cut_off``, ``refused_parameters``, ``judges``, ``ceiling``
     (one person against another), ``floor`` (preferring the longer answer), ``certificate``, ``calls``, ``cost_usd``,
     ``spent`` (both by judge, with tokens), ``charged_usd`` (against the budget, by the ledger), ``reported_usd`` (by
     the endpoints' own counts of tokens), ``at_reservation`` (calls whose count could not be used) with its ``_usd`` and
@@ -48,6 +51,7 @@ def summary(bench: Workbench) -> dict[str, Any]:
     reasons: dict[str, dict[str, int]] = {}
     for stage, reason, count in dropped.iter_rows():
         reasons.setdefault(stage, {})[reason] = count
+    words = run.read("dropped").drop_nulls("detail").group_by("stage", "reason").agg(pl.col("detail").mode().min())
     spent = by_caller(run.scan("calls"))
     panel = run.read_json("panel.json")
     certificate = run.read_json("certificate.json")
@@ -56,6 +60,11 @@ def summary(bench: Workbench) -> dict[str, Any]:
         "name": bench.config.name,
         "rows": {name: {"in": row["rows_in"], "out": row["rows_out"]} for name, row in done.items()},
         "dropped": reasons,
+        "dropped_words": {
+            f"{stage}: {reason}": detail for stage, reason, detail in words.sort("stage", "reason").iter_rows()
+        },
+        "cut_off": _cut_off(run, reasons),
+        "refused_parameters": run.read_json(REFUSED) or {},
         "panel": None if panel is None else {key: panel[key] for key in ("method", "validated", "decide_by", "labels")},
         "judges": {} if panel is None else panel["judges"],
         "ceiling": _accuracy(run, "person_person", ANY, ANY),
@@ -87,6 +96,18 @@ def summary(bench: Workbench) -> dict[str, Any]:
     )
     made |= {key: evaluation.get(key) for key in keys}
     return {**made, "warnings": warnings(made, run.read("warnings")["text"].to_list())}
+
+
+def _cut_off(run: RunFolder, dropped: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
+    """Who writes -> how many of how many answers ended at ``max_tokens``: those of generators, and judges' replies."""
+    kept = run.scan("samples", "finish_reason").filter(pl.col("finish_reason").is_not_null())
+    total, cut = kept.select(pl.len(), (pl.col("finish_reason") == "length").sum().alias("cut")).collect().row(0)
+    left_out = dropped.get("generate", {})
+    answers = {"n": total + sum(left_out.values()), "cut_off": cut + left_out.get("cut_off", 0)}
+    cut_reply = pl.col("error").str.starts_with("cut_off:").sum().alias("cut_off")
+    judged = run.scan("judgments", "judge", "error").group_by("judge").agg(pl.len().alias("n"), cut_reply).collect()
+    replies = {f"judge {name}": {"n": n, "cut_off": int(cut or 0)} for name, n, cut in judged.sort("judge").iter_rows()}
+    return {who: found for who, found in {"generate": answers, **replies}.items() if found["cut_off"]}
 
 
 def _money(bench: Workbench) -> dict[str, Any]:
@@ -122,6 +143,7 @@ def warnings(made: Mapping[str, Any], measured: Sequence[str]) -> list[str]:
             f"{made['at_reservation']} call(s) were charged at their reservation, the most they can cost, US$ "
             f"{made['at_reservation_usd']:.4f} in all, because the endpoint's count of tokens cannot be used ({why})"
         )
+    found += _about_replies(made)
     for name, judge in made["judges"].items():
         if judge["reason"]:
             found.append(f"judge {name} is not in the panel: {judge['reason']}")
@@ -132,6 +154,20 @@ def warnings(made: Mapping[str, Any], measured: Sequence[str]) -> list[str]:
         found.append(f"NOT CERTIFIED: {certificate['reason']}")
     if made["simulated_people"]:
         found.append("the people of this run are simulated: its agreement and win rate show that the machinery works")
+    return found
+
+
+def _about_replies(made: Mapping[str, Any]) -> list[str]:
+    """Parameters that endpoints refused, and answers that were cut off."""
+    found: list[str] = []
+    for model, changes in made["refused_parameters"].items():
+        for name, done in changes.items():
+            found.append(f"{model} refused `{name}`, so {done}; write it into the config's `body` (or `structured`)")
+            if name == "temperature":
+                found.append(f"{model} samples at its own temperature: the column `temperature` of its answers is null")
+    for who, cut in made["cut_off"].items():
+        if cut["cut_off"] > CUT_OFF_NOTED * cut["n"]:
+            found.append(f"{who}: {cut['cut_off']} of {cut['n']} answers were cut off at max_tokens; raise it")
     return found
 
 
@@ -153,7 +189,11 @@ def lines(made: Mapping[str, Any], folder: Path) -> list[str]:
         went = ", ".join(f"{count} {name}" for name, count in row["in"].items()) or "-"
         came = ", ".join(f"{count} {name}" for name, count in row["out"].items()) or "-"
         out.append(f"  {stage:<10} {went} -> {came}")
-        out += [f"  {'':<10}   dropped {count}: {reason}" for reason, count in made["dropped"].get(stage, {}).items()]
+        words = {reason: made["dropped_words"].get(f"{stage}: {reason}") for reason in made["dropped"].get(stage, {})}
+        out += [
+            f"  {'':<10}   dropped {count}: {reason}{f' ({words[reason]})' if words[reason] else ''}"
+            for reason, count in made["dropped"].get(stage, {}).items()
+        ]
     out += [f"  {'import':<10}   dropped {n}: {reason}" for reason, n in made["dropped"].get("import", {}).items()]
     out.append(f"calls: {made['calls']}, US$ {made['cost_usd']:.4f}, {made['seconds']:.0f} s")
     if made["charged_usd"] or made["reported_usd"]:

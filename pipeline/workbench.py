@@ -7,7 +7,7 @@ closed when the stage ends, so that a GPU never holds two stages' models.
 import hashlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -28,7 +28,7 @@ from pipeline.secrets import register
 from pipeline.store import RunFolder
 
 REFUSED = "refused.json"
-"""Model at an endpoint -> parameter -> what was done about it, in words."""
+"""Which parameters were refused: model at an endpoint -> parameter -> what is done about it, in words."""
 SECRET_ENV = "JURYBOX_SECRET"  # noqa: S105  the variable's name
 
 
@@ -60,7 +60,9 @@ class Workbench:
         """
         config = load(path)
         bench = cls(config, run_dir or Path("runs") / config.name, path.resolve().parent, progress)
-        bench.source = path.read_text(encoding="utf-8")
+        for secret in config.literal_secrets():
+            register(secret)
+        bench.source = _without(config.literal_secrets(), path.read_text(encoding="utf-8"))
         return bench
 
     def __enter__(self) -> Self:
@@ -149,7 +151,7 @@ class Workbench:
         with self._lock:
             if key not in self._dialects:
                 changes, how = (endpoint.body, options.body), options.structured or endpoint.structured
-                self._dialects[key] = Dialect(endpoint.base_url, options.model, changes, how)
+                self._dialects[key] = Dialect(endpoint.base_url, options.model, changes, how, options.endpoint or "")
             return self._dialects[key]
 
     def endpoint(self, name: str) -> EndpointConfig:
@@ -193,7 +195,14 @@ class Workbench:
 
     def _write_refused(self) -> None:
         """Note in the run's folder which parameters endpoints have refused, for the summary."""
-        told = {key: dict(dialect.refused) for key, dialect in self._dialects.items() if dialect.refused}
+        told = {dialect.name: dict(dialect.refused) for dialect in self._dialects.values() if dialect.refused}
         known = self.folder.read_json(REFUSED) or {}
         if any(known.get(key) != value for key, value in told.items()):
             self.folder.write_json(REFUSED, {**known, **told})
+
+
+def _without(secrets: Sequence[str], text: str) -> str:
+    """*text* with each of *secrets* blotted out: a config's headers may hold keys, and its copy lies in the run."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, "struck-out")
+    return text

@@ -106,8 +106,18 @@ class Dialect:
         model: str,
         changes: tuple[Mapping[str, Any], ...] = (),
         structured: Structured | None = None,
+        endpoint: str = "",
     ) -> None:
-        """*changes* are the config's, the endpoint's first; *structured* is the config's word where it has one."""
+        """Make the dialect of a model.
+
+        Args:
+            base_url: of its endpoint.
+            model: its name there.
+            changes: the config's, the endpoint's first.
+            structured: the config's word where it has one.
+            endpoint: its name in the config, for messages.
+        """
+        self.name = f"model {model!r} at endpoint {endpoint!r}"
         self.family = family_of(base_url, model)
         self.changes = changes
         self.structured: Structured = structured or self.family.structured
@@ -181,10 +191,12 @@ def _length(low: str, sent: Mapping[str, Any]) -> Learned | None:
     # A limit that is too large is the config's to lower; which of the two is refused stands first in the reply.
     if not REFUSING.search(low) or re.search(r"too large|at most|exceeds|maximum", low):
         return None
-    for name, other in (LENGTHS, LENGTHS[::-1]):
-        if name in sent and _named(name, low):
-            return Learned(name, f"`{name}` is sent as `{other}`", _rename(name, other))
-    return None
+    named = sorted((low.index(name), name) for name in LENGTHS if _named(name, low))
+    if not named or named[0][1] not in sent:
+        return None
+    name = named[0][1]
+    other = LENGTHS[1 - LENGTHS.index(name)]
+    return Learned(name, f"`{name}` is sent as `{other}`", _rename(name, other))
 
 
 def _format(low: str, sent: Mapping[str, Any]) -> Learned | None:

@@ -105,7 +105,7 @@ class EndpointEngine:
         prompts, reasoning beyond ``max_tokens``) is reckoned with from then on."""
         self.through = 0
         """Calls to this model that got a final reply, now or before."""
-        self.refused = 0
+        self.turned_away = 0
         """Calls in a row for which a person has to mend something."""
 
     def complete(self, requests: Iterable[Request], advance: Advance) -> list[Answer]:
@@ -152,8 +152,8 @@ class EndpointEngine:
     def failed(self, key: str, found: finality.Outcome) -> Answer:
         """A call that got no answer, as one; raises the failure that every call would share."""
         if found.fate == "mend":
-            self.refused += 1
-            if not self.through or self.refused >= SHARED_AFTER:
+            self.turned_away += 1
+            if not self.through or self.turned_away >= SHARED_AFTER:
                 raise self.shared(found)
         if found.final:
             self.got_through()
@@ -163,7 +163,7 @@ class EndpointEngine:
     def got_through(self) -> None:
         """Take note that a call got a final reply."""
         self.through += 1
-        self.refused = 0
+        self.turned_away = 0
 
     def shared(self, found: finality.Outcome) -> EndpointError:
         """The error of a refusal that is no single call's, with the remedy."""
@@ -432,7 +432,7 @@ class _Run:
             reply = await self.session.post(call.body, longest_body(_longest(call.sent, call.request.max_tokens)))
         except NoReplyError as problem:
             self.limiter.exit(permit, "timeout" if problem.timeout else "failed")
-            return _Heard(finality.no_reply(str(problem)), unpaid=not problem.sent)
+            return _Heard(finality.no_reply(str(problem)), status=problem.status, unpaid=not problem.sent)
         except BaseException:
             # Stopped while the call was in flight: the endpoint may have answered and charged for it.
             self.limiter.exit(permit, "stopped")

@@ -29,8 +29,12 @@ COLUMNS = (
     "rejected_model",
     "chosen_temperature",
     "rejected_temperature",
+    "chosen_finish_reason",
+    "rejected_finish_reason",
     "split",
 )
+REASONING = ("chosen_reasoning", "rejected_reasoning")
+"""Columns that are there only where ``export: {reasoning: keep}`` asks for them."""
 SPLITS = ("train", "test")
 SHOWN = 3
 
@@ -43,6 +47,7 @@ def dataset_rows(
     *,
     seed: int,
     test_fraction: float,
+    reasoning: bool = False,
 ) -> pl.DataFrame:
     """The dataset: one row per kept pair, sorted by ``pair_id``; the row order of the inputs changes nothing.
 
@@ -53,6 +58,7 @@ def dataset_rows(
         prompts: the frame ``prompts``, likewise.
         seed: of the split.
         test_fraction: share of prompts in the split `test`; a prompt's coin depends on its id and *seed*.
+        reasoning: whether :data:`REASONING` stand beside the answers.
 
     Returns:
         :data:`COLUMNS`. ``chosen`` and ``rejected`` are text, ``p_chosen`` is the probability that people, as
@@ -72,6 +78,8 @@ def dataset_rows(
             pl.col("completion").alias("text"),
             "model",
             "temperature",
+            "finish_reason",
+            "reasoning",
         )
         .join(wanted.lazy(), on="sample_id", how="semi")
         .collect(engine="streaming")
@@ -96,7 +104,7 @@ def dataset_rows(
             pl.col("rejected_text").alias("rejected"),
             pl.when(in_test).then(pl.lit("test")).otherwise(pl.lit("train")).alias("split"),
         )
-        .select(COLUMNS)
+        .select(*COLUMNS, *(REASONING if reasoning else ()))
         .sort("pair_id")
     )
 
@@ -192,6 +200,7 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
         prompts,
         seed=config.seed,
         test_fraction=config.test_fraction,
+        reasoning=config.export_reasoning == "keep",
     )
     used = prompts.join(rows.lazy().select("prompt_id").unique(), on="prompt_id", how="semi")
     made = card.Provenance(
@@ -219,7 +228,14 @@ STAGE = Stage(
     inputs=("prompts", "samples", "pairs", "kept"),
     outputs=(),
     run=_run,
-    reads=lambda config: [config.export, config.test_fraction, config.seed, config.licence, config.name],
+    reads=lambda config: [
+        config.export,
+        config.export_reasoning,
+        config.test_fraction,
+        config.seed,
+        config.licence,
+        config.name,
+    ],
     shards=_shards,
     artefacts_in=("certificate.json", "panel.json"),
     artefacts_out=("dataset",),

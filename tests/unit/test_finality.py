@@ -1,5 +1,6 @@
 """Pins down what every kind of reply means: each row of the table, in the words that servers are reported to use."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -324,6 +325,8 @@ EXAMPLES: tuple[tuple[int, object], ...] = (
 
 def test_the_table_says_what_is_done() -> None:
     assert len(TABLE) == len(EXAMPLES)
+    page = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert "\n".join(f"| {what} | {reason} | {fate} |" for what, reason, fate in TABLE) in page
     for (what, reason, fate), (status, body) in zip(TABLE, EXAMPLES, strict=True):
         found = outcome(status, body)
         assert found.fate == fate, what

@@ -145,8 +145,6 @@ HOLDS = "endpoints:\n  e:\n    base_url: "
         "push: {repo: me/it, token_env: hf_sk4f9a8c71sk4f9a8c71}\n",
         "generators: [{model: m, engine: vllm, engine_args: {hf_token: sk-4f9a8c71}}]\n",
         "endpoints: {e: {base_url: 'https://user:sk-4f9a8c71@host/v1': }}\n",
-        "endpoints: {e: {base_url: 'https://host/v1', headers: {api-key: sk-4f9a8c71}}}\n",
-        "endpoints: {e: {base_url: 'https://host/v1', headers: {Authorization: Bearer sk-4f9a8c71}}}\n",
         "endpoints: {e: {base_url: 'https://host/v1', query: {key: sk-4f9a8c71}}}\n",
     ],
 )
