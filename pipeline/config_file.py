@@ -31,7 +31,7 @@ class _Loader(yaml.SafeLoader):
     What looks like a date is text, as in `api-version: 2024-10-21`.
     """
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {  # type: ignore[reportIncompatibleVariableOverride]
         first: [(tag, found) for tag, found in resolvers if tag != "tag:yaml.org,2002:timestamp"]
         for first, resolvers in cast("dict[str, Any]", yaml.SafeLoader.yaml_implicit_resolvers).items()
     }
