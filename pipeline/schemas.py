@@ -116,7 +116,7 @@ class Controls(dy.Schema):
     """One LM judge's opinion of a constant answer against a real one, apart from the data."""
 
     judge = dy.String(primary_key=True, description="The judge.")
-    control = dy.String(primary_key=True, description="The constant answer, by its name in judges/controls.py.")
+    control = dy.String(primary_key=True, description="The constant answer; pipeline/stages/controls.py names it.")
     prompt_id = dy.String(primary_key=True, regex=ID, description="The prompt that the real answer answers.")
     sample_id = dy.String(regex=ID, description="The real answer.")
     order = dy.Enum(["ab", "ba"], primary_key=True, description="What the judge saw first, by sample id.")
