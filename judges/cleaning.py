@@ -50,7 +50,8 @@ LOOKALIKES = {
         "x": "\u0445\u0425\u03c7\u03a7\u03be\u039e",
         "z": "\u0437\u0417\u0436\u0416\u03b6\u0396",
         "": "\u0430\u0410\u0435\u0415\u0451\u0438\u043e\u041e\u0443\u0423\u044b\u042b\u044d\u042d\u044e\u042e\u0439"
-        "\u0419\u0456\u0406\u0457\u0454\u044a\u042a\u03b1\u0391\u03b5\u0395\u03b9\u0399\u03bf\u039f\u03c5\u03a5\u03c9\u03a9\u0397\u0131\u2113",
+        "\u0419\u0456\u0406\u0457\u0454\u044a\u042a\u03b1\u0391\u03b5\u0395\u03b9\u0399\u03bf\u039f\u03c5\u03a5\u03c9"
+        "\u03a9\u0397\u0131\u2113",
     }.items()
     for letter in letters
 }
@@ -84,12 +85,12 @@ MARKUP = re.compile(
 ASIDES = [
     re.compile(pattern)
     for pattern in (
-        r"\[[^\[\]]{0,80}\]",
-        r"\([^()]{0,80}\)",
-        r"\{[^{}]{0,80}\}",
-        r"~~[^~]{0,80}~~",
+        r"\[[^\[\]]{0,400}\]",
+        r"\([^()]{0,400}\)",
+        r"\{[^{}]{0,400}\}",
+        r"~~[^~]{0,400}~~",
         r":\w{1,30}:",
-        r"<(\w{1,20})(?: [^<>]{0,200})?>[^<>]{0,80}</\1>",
+        r"<(\w{1,20})(?: [^<>]{0,200})?>[^<>]{0,400}</\1>",
     )
 ]
 """What somebody may leave out with its contents."""
@@ -107,7 +108,7 @@ def any_could_say(texts: Sequence[str], *words: str) -> bool:
     return any(_says(end + start, words) for end, _ in ends for _, start in ends)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=512)
 def could_say(text: str, *words: str) -> bool:
     """Whether a cleaning of *text* says one of *words*, forwards or backwards, at most one letter unrecognised."""
     known, readings = {text}, [text]
@@ -147,9 +148,13 @@ def _plain(text: str) -> str:
 
 
 def _unmarked(text: str) -> str:
-    while (start := text.find("<!--")) >= 0 and (end := text.find("-->", start)) >= 0:
-        text = text[:start] + text[end + 3 :]
-    return MARKUP.sub("", text)
+    """*text* without comments, tags, commands and the targets of links."""
+    kept, at = list[str](), 0
+    # By hand: a pattern would look for the end from every beginning again.
+    while (start := text.find("<!--", at)) >= 0 and (end := text.find("-->", start)) >= 0:
+        kept.append(text[at:start])
+        at = end + len("-->")
+    return MARKUP.sub("", "".join([*kept, text[at:]]))
 
 
 def _turned(text: str) -> str:

@@ -1,4 +1,32 @@
-"""An LM judge that reads both answers and says which is better. Touches its model through an engine only."""
+"""An LM judge that reads both answers and says which is better. Touches its model through an engine only.
+
+A comparison is one prompt an order. This is order ``ab``, the texts between fences that occur in none of them:
+
+    You compare two answers to the same prompt and decide which one is better by this rubric.
+    ...
+    The prompt:
+    <<prompt 1c8b5f02>>
+    What is the capital of France?
+    <</prompt 1c8b5f02>>
+
+    Answer A:
+    <<first e07d3a91>>
+    Paris.
+    <</first e07d3a91>>
+
+    Answer B:
+    <<second 52ab60cf>>
+    Lyon.
+    <</second 52ab60cf>>
+
+    Which answer is better, A or B?
+
+    Reply with JSON only: {"rationale": "<one or two sentences>", "verdict": "A" or "B" or "tie"}.
+
+The reply ``{"rationale": "Lyon is not the capital.", "verdict": "A"}`` says that the answer shown first is preferred:
+the judgment is P(a preferred) = 1. The same reply in order ``ba`` is 0, ``tie`` is 1/2 in both. A reply in any other
+shape is an error, never a tie. How it is asked: ``_request``; how it is read: ``_verdict``.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

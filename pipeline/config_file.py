@@ -7,7 +7,7 @@ aliases stand for.
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -31,11 +31,6 @@ class _Loader(yaml.SafeLoader):
     What looks like a date is text, as in `api-version: 2024-10-21`.
     """
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
-        first: [(tag, found) for tag, found in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-        for first, resolvers in cast("dict[str, Any]", yaml.SafeLoader.yaml_implicit_resolvers).items()
-    }
-
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """See SafeConstructor."""
         try:
@@ -43,6 +38,12 @@ class _Loader(yaml.SafeLoader):
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             said = f"the value cannot be read ({type(error).__name__}: {error})"
             raise yaml.constructor.ConstructorError(None, None, said, node.start_mark) from error
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, found) for tag, found in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in cast("dict[str, Any]", yaml.SafeLoader.yaml_implicit_resolvers).items()
+}
 
 
 def load(path: Path) -> Config:

@@ -76,8 +76,6 @@ class Workbench:
         """
         config = load(path)
         bench = cls(config, run_dir or Path("runs") / config.name, path.resolve().parent, progress)
-        for secret in config.literal_secrets():
-            register(secret)
         bench.source = path.read_text(encoding="utf-8")
         return bench
 
