@@ -3,16 +3,17 @@
 Every swap of two answers, with what is said of them, is made here and nowhere else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import polars as pl
 
 from pipeline.frames import conversation
-from pipeline.stages.labels import Names
 
 SWAPPED = {"a": "b", "b": "a", "tie": "tie"}
+Names = Mapping[str, tuple[str, bool]]
+"""Name of a pair -> (pair_id, whether the a of that name is our b)."""
 
 
 def orientation(pairs: pl.DataFrame, aliases: pl.DataFrame | None = None) -> Names:

@@ -462,5 +462,8 @@ LONGER = "longer"
 PANEL = "panel"
 
 
+THUMB = "thumb"
+"""The aspect of imported feedback in the frame ``ratings``: 1 good, 0 bad."""
+
 GOLD = "gold"
 """The annotator that stands for a known answer, and the queue such labels are in."""

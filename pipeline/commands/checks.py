@@ -25,7 +25,7 @@ from pipeline.config import (
 )
 from pipeline.engines.base import Request
 from pipeline.errors import ConfigError, EndpointError, UnreachableError
-from pipeline.importers.base import plain
+from pipeline.importers.reading.values import plain
 from pipeline.runner import stages_of
 from pipeline.stages.base import installed_versions
 from pipeline.workbench import Workbench
