@@ -1,7 +1,7 @@
 """GLAD (Whitehill et al. 2009): every judge has an ability, every pair a difficulty, by EM. Pure. Needs no labels.
 
-Through crowd-kit (pipeline/crowd.py). Judges that share a bias look alike and EM converges on what they share, so this
-is for comparison: the result is not validated against people.
+Through crowd-kit (pipeline/aggregation/crowd.py). Judges that share a bias look alike and EM converges on what they
+share, so this is for comparison: the result is not validated against people.
 """
 
 from collections.abc import Mapping

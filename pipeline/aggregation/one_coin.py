@@ -1,7 +1,7 @@
 """One-coin Dawid-Skene: every judge is right with one probability whatever the label, by EM. Pure. Needs no labels.
 
-Through crowd-kit (pipeline/crowd.py). Judges that share a bias look alike and EM converges on what they share, so this
-is for comparison: the result is not validated against people.
+Through crowd-kit (pipeline/aggregation/crowd.py). Judges that share a bias look alike and EM converges on what they
+share, so this is for comparison: the result is not validated against people.
 """
 
 from collections.abc import Mapping
