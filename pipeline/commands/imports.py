@@ -11,8 +11,8 @@ import polars as pl
 
 from pipeline import discovery, ids, schemas
 from pipeline.comparison import orientation
-from pipeline.config import PromptsConfig
-from pipeline.errors import DataError, InputError
+from pipeline.config import Config, PromptsConfig
+from pipeline.errors import ConfigError, DataError, InputError
 from pipeline.importers.base import Conversation
 from pipeline.importers.jsonl import JudgmentRow, PairRow, SampleRow
 from pipeline.stages import load
@@ -76,9 +76,38 @@ def _read(bench: Workbench, kind: str, path: Path, fmt: str) -> tuple[dict[str, 
         raise InputError(f"the run has no pairs that {path} could refer to; import or make pairs first")
     if kind == "judgments":
         made, reasons = judgments(rows, known)
+        refuse_shared_names(bench.config, made["judge"], str(path))
         return {"judgments": made}, refused.rows | reasons
     made, reasons = labels(rows, known)
     return {"labels": made}, refused.rows | reasons
+
+
+def refuse_shared_names(config: Config, imported: pl.Series, where: str) -> None:
+    """A name is one judge: the votes of two would be counted as one judge's, and its second vote on a pair lost.
+
+    Raises:
+        ConfigError: a judge of the config has the name of one whose judgments are *imported* from *where*.
+    """
+    shared = sorted({judge.name for judge in config.judges} & set(imported.unique()))
+    if shared:
+        names = ", ".join(repr(name) for name in shared)
+        raise ConfigError(
+            f"{where} holds judgments of {names}, and the config has a judge of that name; give the config's another "
+            "name, or leave it out where the imported judgments are to count"
+        )
+
+
+def refuse_judges_of_two_kinds(bench: Workbench) -> None:
+    """Look for judges of the config among those whose judgments were imported before.
+
+    Raises:
+        ConfigError: see :func:`refuse_shared_names`.
+    """
+    parts = bench.folder.path.joinpath("judgments").glob("part-import-*.parquet") if bench.config.judges else ()
+    for part in sorted(parts):
+        names = pl.scan_parquet(part).select(pl.col("judge").unique()).collect(engine="streaming")["judge"]
+        notes = bench.folder.notes("judgments", "import", part.stem.removeprefix("part-import-"))
+        refuse_shared_names(bench.config, names, f"the imported file {notes.get('source', part.name)}")
 
 
 def samples(rows: Sequence[SampleRow], source: str) -> dict[str, pl.DataFrame]:
