@@ -4,7 +4,7 @@ Reads the run's folder and writes that one file.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import polars as pl
 from pipeline.schemas import ANY, LONGER, ORDER, PEOPLE
 from pipeline.statistics.calibration import errors
 from pipeline.statistics.controls import rates
+from pipeline.statistics.warnings import grouped
 from pipeline.store import RunFolder
 from pipeline.workbench import Workbench
 
@@ -27,8 +28,9 @@ def summary(bench: Workbench) -> dict[str, Any]:
     Keys: ``name``, ``rows`` (stage -> in, out), ``dropped`` (stage -> reason -> n), ``judges``, ``ceiling``
     (one person against another), ``floor`` (preferring the longer answer), ``certificate``, ``calls``, ``cost_usd``,
     ``spent`` (both by judge, with tokens), ``margins`` (a histogram), ``possibly_paid``, ``seconds``, ``incomplete``,
-    ``warnings``, and the evaluation's ``win_rate``, ``win_rate_low``, ``win_rate_high``, ``n``, ``panel_win_rate``,
-    ``verifier``, ``reward_accuracy``, ``kl``.
+    ``warnings`` (all of them) and ``warned`` (the same by judge, worst first: ``statistics.warnings.grouped``), and the
+    evaluation's ``win_rate``, ``win_rate_low``, ``win_rate_high``, ``n``, ``panel_win_rate``, ``verifier``,
+    ``reward_accuracy``, ``kl``.
     """
     run = bench.folder
     stages = (run.read_json("manifest.json") or {"stages": {}})["stages"]
@@ -80,7 +82,8 @@ def summary(bench: Workbench) -> dict[str, Any]:
         "kl",
     )
     made |= {key: evaluation.get(key) for key in keys}
-    return {**made, "warnings": warnings(made, run.read("warnings")["text"].to_list())}
+    rows = warnings(made, run.read("warnings"))
+    return {**made, "warnings": [row["text"] for row in rows], "warned": grouped(rows)}
 
 
 def _accuracy(run: RunFolder, between: str, one: str, other: str) -> dict[str, Any] | None:
@@ -91,24 +94,45 @@ def _accuracy(run: RunFolder, between: str, one: str, other: str) -> dict[str, A
     return None if found.is_empty() else found.row(0, named=True)
 
 
-def warnings(made: Mapping[str, Any], measured: Sequence[str]) -> list[str]:
-    """What a reader must not overlook, in words; *measured* are those of the stage ``measure``."""
-    found: list[str] = []
+def warnings(made: Mapping[str, Any], measured: pl.DataFrame) -> list[dict[str, str]]:
+    """What a reader must not overlook: ``about``, ``name``, ``kind`` and ``text``, those about the run first.
+
+    Args:
+        made: the summary so far.
+        measured: the frame ``warnings``.
+    """
+    run: dict[str, str] = {}
     for stage, shards in made["incomplete"].items():
-        found.append(f"{stage}: some calls got no answer in {len(shards)} shard(s); run the same command again")
+        told = f"{stage}: some calls got no answer in {len(shards)} shard(s); run the same command again"
+        run[f"incomplete_{stage}"] = told
     if made["possibly_paid"]:
-        found.append(f"{made['possibly_paid']} call(s) were in flight when a run died; they may have been paid")
-    for name, judge in made["judges"].items():
-        if judge["reason"]:
-            found.append(f"judge {name} is not in the panel: {judge['reason']}")
-    found += measured
-    found += [warning for name, won in made["controls"].items() if (warning := _fooled(name, won))]
+        told = f"{made['possibly_paid']} call(s) were in flight when a run died; they may have been paid"
+        run["possibly_paid"] = told
     certificate = made["certificate"]
     if certificate is not None and not certificate["certified"]:
-        found.append(f"NOT CERTIFIED: {certificate['reason']}")
+        run["not_certified"] = f"NOT CERTIFIED: {certificate['reason']}"
     if made["simulated_people"]:
-        found.append("the people of this run are simulated: its agreement and win rate show that the machinery works")
+        told = "the people of this run are simulated: its agreement and win rate show that the machinery works"
+        run["simulated"] = told
+    found = [{"about": "run", "name": ANY, "kind": kind, "text": text} for kind, text in run.items()]
+    for name, judge in made["judges"].items():
+        if judge["reason"]:
+            told = f"judge {name} is not in the panel: {judge['reason']}"
+            found.append({"about": "judge", "name": name, "kind": "left_panel", "text": told})
+    found += [{key: str(value) for key, value in row.items()} for row in measured.iter_rows(named=True)]
+    for name, won in made["controls"].items():
+        if told := _fooled(name, won):
+            found.append({"about": "judge", "name": name, "kind": "constant", "text": told})
     return found
+
+
+def rows_there(made: Mapping[str, Any], frame: str) -> int | None:
+    """Rows of *frame* that there are, None where no stage has seen it.
+
+    What later stages read holds imported rows too; what a stage made does not.
+    """
+    found = [row[way][frame] for row in made["rows"].values() for way in ("in", "out") if frame in row[way]]
+    return max(found, default=None)
 
 
 def _fooled(judge: str, won: Mapping[str, Any]) -> str | None:
@@ -143,7 +167,10 @@ def lines(made: Mapping[str, Any], folder: Path) -> list[str]:
             f"win rate of trained over untrained, by {made['decided_by']}: {made['win_rate']:.1%} {interval}, "
             f"n = {made['n']}"
         )
-    out += [f"warning: {warning}" for warning in made["warnings"]]
+    out += [f"warning: {warning}" for warning in made["warned"]["shown"]]
+    if folded := made["warned"]["folded"]:
+        count = sum(len(group["texts"]) for group in folded)
+        out.append(f"{count} more warnings, about {len(folded)} judges or people, stand in the report")
     out.append(f"report: {folder / 'report.html'}")
     return out
 

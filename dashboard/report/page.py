@@ -100,7 +100,9 @@ def _rendered(found: Found, parts: Parts, texts: Mapping[str, list[Texts]], limi
     return environment.get_template("report.html").render(
         made=found.made,
         people=found.people,
-        warnings=found.made["warnings"][: limits.rows],
+        warned=found.made["warned"],
+        kept=summary.rows_there(found.made, "kept"),
+        pairs=summary.rows_there(found.made, "pairs"),
         sections=list(_laid_out(parts, limits)),
         rows=limits.rows,
         **texts,

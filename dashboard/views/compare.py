@@ -5,6 +5,7 @@ from typing import Any, cast
 
 from dashboard import charts, parts
 from dashboard.runs import Run
+from pipeline.summary import rows_there
 
 HIDDEN = ("ledger.url",)
 """Keys whose values are not shown: an address with a password may stand there."""
@@ -79,7 +80,7 @@ def figures(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[list[pa
 def _figures(made: Mapping[str, Any]) -> dict[str, str]:
     if not made:
         return {}
-    found = {name: parts.count(n) for row in made["rows"].values() for name, n in row["out"].items() if name in COUNTED}
+    found = {name: parts.count(n) for name in COUNTED if (n := rows_there(made, name)) is not None}
     for name, judge in made["judges"].items():
         span = f" ({parts.interval(judge['low'], judge['high'])})" if judge["low"] is not None else ""
         found[f"agreement of {name}"] = parts.share(judge["agreement"]) + span

@@ -7,6 +7,7 @@ import streamlit as st
 
 from dashboard import charts, parts
 from dashboard.runs import Run
+from pipeline.summary import rows_there
 
 RUN = "jurybox run CONFIG"
 STEPS = ("prompts", "samples", "pairs", "judgments", "verdicts", "kept")
@@ -19,9 +20,7 @@ def draw(run: Run, runs: list[Run]) -> None:
         _begun(run)
     else:
         parts.figures(figures(made, run.people))
-        if made["warnings"]:
-            parts.heading("Warnings")
-            parts.warnings(made["warnings"])
+        _warnings(made["warned"])
         _funnel(made)
         _spent(made)
     if len(runs) > 1:
@@ -31,10 +30,10 @@ def draw(run: Run, runs: list[Run]) -> None:
 
 def figures(made: Mapping[str, Any], people: str) -> list[tuple[str, str, str]]:
     """The few figures that tell a run: name, value, what stands beside it."""
-    # What was imported, no stage put out; those that read it know how much it was.
-    rows = {name: n for way in ("in", "out") for row in made["rows"].values() for name, n in row[way].items()}
-    of = f"of {parts.count(rows['pairs'])} pairs" if "pairs" in rows else "no pairs yet"
-    items = [("Pairs in the dataset", parts.count(rows.get("kept")), of), certified(made["certificate"], people)]
+    pairs = rows_there(made, "pairs")
+    of = "no pairs yet" if pairs is None else f"of {parts.count(pairs)} pairs"
+    kept = parts.count(rows_there(made, "kept"))
+    items = [("Pairs in the dataset", kept, of), certified(made["certificate"], people)]
     if made.get("win_rate") is not None:
         span = parts.interval(made["win_rate_low"], made["win_rate_high"])
         about = f"{span}, n = {made['n']}, by {made['decided_by']}"
@@ -65,6 +64,20 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def _warnings(warned: Mapping[str, Any]) -> None:
+    """The worst of each judge, and the rest folded: who opens this page looks for the way beneath them."""
+    if not warned["shown"]:
+        return
+    parts.heading("Warnings")
+    parts.warnings(warned["shown"])
+    if warned["folded"]:
+        count = sum(len(group["texts"]) for group in warned["folded"])
+        with st.expander(f"{count} more warnings"):
+            for group in warned["folded"]:
+                parts.small_heading(group["who"])
+                parts.warnings(group["texts"])
 
 
 def _begun(run: Run) -> None:

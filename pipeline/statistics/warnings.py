@@ -3,16 +3,35 @@
 A warning is given where an interval excludes what would be in order *and* the distance matters.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
 from pipeline import schemas
-from pipeline.schemas import ANY, LONGER
+from pipeline.schemas import ANY, LONGER, PANEL
 
 SLOT, POINTS, TIES, FAILURES = 0.1, 0.05, 0.2, 0.01
 """Distances that matter: of the first-slot rate, of other shares, of the tie rate; and the share of failures."""
+
+HEADS = 3
+"""Judges, annotators and so on whose worst warning is shown without being asked for."""
+WORST_FIRST = (
+    "constant",
+    "below_floor",
+    "position",
+    "length",
+    "self_preference",
+    "ties",
+    "failures",
+    "left_panel",
+    "ceiling",
+    "one_label",
+    "agreement",
+    "gold_accuracy",
+    "gold_drift",
+)
+"""Kinds of warnings, what moves the result most first; drift and others follow."""
 
 Row = Mapping[str, Any]
 Warned = dict[str, object]
@@ -36,6 +55,36 @@ def table(
         *_drift(trend),
     ]
     return schemas.frame("warnings", rows)
+
+
+def grouped(rows: Sequence[Row]) -> dict[str, Any]:
+    """Warnings for a reader who has little time: one group a judge or person, worst first, all but a few folded.
+
+    Args:
+        rows: ``about``, ``name``, ``kind`` and ``text`` of each; those about the run itself (``about`` is ``run``) are
+            all shown, before the others and in their order.
+
+    Returns:
+        ``shown``, the texts to be seen at once: the run's, then the worst of each of the HEADS worst groups; and
+        ``folded``, the rest: rows of ``who`` and ``texts``, in the order of their worst.
+    """
+    shown = [str(row["text"]) for row in rows if row["about"] == "run"]
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in sorted((row for row in rows if row["about"] != "run"), key=_severity):
+        groups.setdefault((str(row["about"]), str(row["name"])), []).append(row)
+    folded: list[dict[str, Any]] = []
+    for at, ((about, name), found) in enumerate(groups.items()):
+        texts = [str(row["text"]) for row in found]
+        if at < HEADS:
+            shown.append(texts.pop(0))
+        if texts:
+            folded.append({"who": about if name in {ANY, PANEL} else f"{about} {name}", "texts": texts})
+    return {"shown": shown, "folded": folded}
+
+
+def _severity(row: Row) -> int:
+    kind = str(row["kind"])
+    return WORST_FIRST.index(kind) if kind in WORST_FIRST else len(WORST_FIRST)
 
 
 def share(value: float) -> str:

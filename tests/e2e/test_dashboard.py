@@ -212,7 +212,7 @@ def test_a_run_is_live_while_it_goes_on(browser: "Browser", server: Served, plac
     page.wait_for_selector("text=Running: judge, 30 of 120", timeout=WAIT_MS)
     assert page.locator("progress").get_attribute("value") == "30"
     summary = json.loads((run / "summary.json").read_text())
-    (run / "summary.json").write_text(json.dumps({**summary, "warnings": ["something new"]}))
+    (run / "summary.json").write_text(json.dumps({**summary, "warned": {"shown": ["something new"], "folded": []}}))
     page.wait_for_selector("text=something new", timeout=WAIT_MS)
     shown_run.status(run, "judge", 120, 120, state="ended")
     page.wait_for_selector("progress", state="detached", timeout=WAIT_MS)

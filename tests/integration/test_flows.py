@@ -270,7 +270,7 @@ def summary_with(**changes: Any) -> dict[str, Any]:
         "stage_seconds": {},
         "simulated_people": False,
         "win_rate": None,
-        "warnings": [],
+        "warned": {"shown": [], "folded": []},
     }
     return plain | changes
 
@@ -279,7 +279,11 @@ def summary_with(**changes: Any) -> dict[str, Any]:
 def test_artifacts_escape_every_word_from_elsewhere(render: Callable[[dict[str, Any]], str]) -> None:
     hostile = "<img src=x>|[a](http://evil)\n# big `code`"
     judge = {"agreement": 0.5, "low": 0.4, "high": 0.6, "n": 9, "weight": None, "in_panel": False, "reason": hostile}
-    text = render(summary_with(judges={hostile: judge}, warnings=[hostile]))
+    text = render(
+        summary_with(
+            judges={hostile: judge}, warned={"shown": [hostile], "folded": [{"who": hostile, "texts": [hostile]}]}
+        )
+    )
     for raw in ("<img", "](", "http://evil", "\n# ", " `code`"):
         assert raw not in text.replace(f"\\{raw}", "")
 

@@ -235,3 +235,31 @@ def test_a_run_of_the_same_name_beside_it_is_its_past(tmp_path: Path) -> None:
     found = history(RunFolder(tmp_path / "tuesday"), "nightly")
     assert sorted(found["measured_at"]) == ["monday", "tuesday"]
     assert history(RunFolder(tmp_path / "new"), "nightly").height == 2
+
+
+def test_warnings_are_grouped_the_run_s_first_then_the_worst() -> None:
+    def row(about: str, name: str, kind: str) -> dict[str, str]:
+        return {"about": about, "name": name, "kind": kind, "text": f"{name} {kind}"}
+
+    rows = [
+        row("judge", "a", "drift_accuracy"),
+        row("judge", "a", "length"),
+        row("panel", "panel", "below_floor"),
+        row("run", "*", "simulated"),
+        row("judge", "b", "position"),
+        row("judge", "b", "constant"),
+        row("people", "*", "one_label"),
+        row("annotator", "ann", "gold_drift"),
+        row("run", "*", "incomplete_judge"),
+    ]
+    found = warning.grouped(rows)
+    # b's constant answers, the panel below the floor, a's liking of length; people and ann come after these three
+    assert found["shown"] == ["* simulated", "* incomplete_judge", "b constant", "panel below_floor", "a length"]
+    assert found["folded"] == [
+        {"who": "judge b", "texts": ["b position"]},
+        {"who": "judge a", "texts": ["a drift_accuracy"]},
+        {"who": "people", "texts": ["* one_label"]},
+        {"who": "annotator ann", "texts": ["ann gold_drift"]},
+    ]
+    assert sum(len(group["texts"]) for group in found["folded"]) + len(found["shown"]) == len(rows)
+    assert warning.grouped([]) == {"shown": [], "folded": []}
