@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from pipeline.calls import ledger as module
 from pipeline.calls.ledger import OWNERS, Busy, Claimed, Ledger, Recorded
 from pipeline.errors import BudgetError
+from tests.patience import patience
 
-WAIT_S = 20
+WAIT_S = patience(20)
 UNIT = 1 / 64
 BUDGET = 20 * UNIT
 RUNS = count()

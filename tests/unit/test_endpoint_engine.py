@@ -16,6 +16,7 @@ from pipeline.engines.base import Answer, Request
 from pipeline.engines.endpoint import call_key, cost_usd, read_answer, request_body, worst_case_usd
 from pipeline.errors import BudgetError, ConfigError, EndpointError
 from tests.endpoints import DROP, Endpoint, Reply, Script, chat
+from tests.patience import patience
 from tests.worlds import bench
 
 PRICE = {"input": 2.0, "output": 8.0}
@@ -285,9 +286,9 @@ def test_a_call_that_was_taken_over_is_answered_by_whoever_took_it(
         key = call_key(server.url, body, request)
         monkeypatch.setattr(ledger, "DEAD_AFTER_S", -1)
         other = ledger.Ledger(tmp_path / "run/ledger.sqlite")
-        assert other.claim(key, body, 0.0).result(20) == ledger.Claimed()
+        assert other.claim(key, body, 0.0).result(patience(20)) == ledger.Claimed()
         monkeypatch.undo()
-        other.answer(key, chat("theirs"), 0.0, 1.0).result(20)
+        other.answer(key, chat("theirs"), 0.0, 1.0).result(patience(20))
         other.close()
         return Reply(200, chat("ours"))
 

@@ -15,10 +15,11 @@ import sqlalchemy as sa
 from pipeline.calls import ledger as module
 from pipeline.calls.ledger import OWNERS, Busy, Claimed, Ledger, Recorded
 from pipeline.errors import BudgetError, ConfigError, StorageError
+from tests.patience import patience
 
 BODY = {"model": "m", "messages": [{"role": "user", "content": "é \ud83d \x00"}]}
 REPLY = {"choices": [{"message": {"content": "yes \x00 \ud83d"}}]}
-WAIT_S = 20
+WAIT_S = patience(20)
 Place = Path | str
 
 
