@@ -222,6 +222,15 @@ def test_duplicates_and_near_duplicates_are_counted_whatever_the_row_order(tmp_p
     assert load.prompts(found, "f", 1.0)[0].height == 3
 
 
+def test_prompts_are_alike_by_their_own_words(tmp_path: Path) -> None:
+    """Short prompts share the words `role`, `user` and `content` of their rows, which nobody wrote."""
+    found, _ = read_prompts(wrote(tmp_path, {"prompt": "Why?"}, {"prompt": "Who?"}, {"prompt": "why"}))
+    made, repeated = load.prompts(found, "f", 0.2)
+    # `Why?` and `why` have the same words and are one; of the two the smaller id stays.
+    assert made.height == 2
+    assert list(repeated.values()) == ["near_duplicate"]
+
+
 def test_an_import_of_nothing_and_of_unknown_things_is_an_error(tmp_path: Path) -> None:
     with bench(tmp_path) as run:
         with pytest.raises(InputError, match="cannot import 'answers'; allowed: prompts"):
