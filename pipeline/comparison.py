@@ -12,6 +12,9 @@ import polars as pl
 from pipeline.frames import conversation
 
 SWAPPED = {"a": "b", "b": "a", "tie": "tie"}
+"""A label when the two answers change places."""
+OTHER_ORDER = {"ab": "ba", "ba": "ab"}
+"""An order when the two answers change places."""
 
 
 def orientation(pairs: pl.DataFrame) -> dict[str, tuple[str, bool]]:

@@ -16,9 +16,8 @@ FOLLOWED = {"accuracy": "Agreement with people", "first_slot_rate": "First slot 
 MEASURE = "jurybox measure CONFIG"
 
 
-def draw(run: Run, runs: list[Run]) -> None:
+def draw(run: Run, _runs: list[Run]) -> None:
     """Draw the page for *run*."""
-    del runs
     found = run.frame("agreement")
     if found.is_empty():
         parts.missing("This run has not measured agreement yet.", MEASURE)

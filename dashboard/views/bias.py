@@ -35,9 +35,8 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
 }
 
 
-def draw(run: Run, runs: list[Run]) -> None:
+def draw(run: Run, _runs: list[Run]) -> None:
     """Draw the page for *run*."""
-    del runs
     found = run.frame("bias")
     if found.is_empty():
         parts.missing("This run has not measured its judges yet.", "jurybox measure CONFIG")

@@ -15,9 +15,8 @@ from dashboard.views.overview import certified
 GATE = "jurybox gate CONFIG"
 
 
-def draw(run: Run, runs: list[Run]) -> None:
+def draw(run: Run, _runs: list[Run]) -> None:
     """Draw the page for *run*."""
-    del runs
     certificate = run.json("certificate.json")
     if certificate is None:
         parts.missing("Nothing is certified yet.", GATE)

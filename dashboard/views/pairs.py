@@ -12,9 +12,8 @@ from dashboard.lookup import ALL, Filters, Found
 from dashboard.runs import Run
 
 
-def draw(run: Run, runs: list[Run]) -> None:
+def draw(run: Run, _runs: list[Run]) -> None:
     """Draw the page for *run*: a list, or the pair or call that the address names."""
-    del runs
     if not run.folder.parts("pairs"):
         parts.missing("This run has no pairs yet.", "jurybox pair CONFIG")
         return

@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from pipeline import discovery, ids, schemas
-from pipeline.comparison import orientation
+from pipeline.comparison import OTHER_ORDER, orientation
 from pipeline.config import Config, PromptsConfig
 from pipeline.errors import ConfigError, DataError, InputError
 from pipeline.importers.base import Conversation
@@ -21,7 +21,6 @@ from pipeline.store import file_digest
 from pipeline.workbench import Workbench
 
 KINDS = ("prompts", "samples", "pairs", "judgments", "labels")
-SWAPPED = {"ab": "ba", "ba": "ab"}
 
 
 def run(bench: Workbench, kind: str, path: Path, fmt: str = "jsonl") -> tuple[dict[str, int], dict[str, str]]:
@@ -173,7 +172,7 @@ def judgments(rows: Sequence[JudgmentRow], known: pl.DataFrame) -> tuple[pl.Data
             reasons[where] = "unknown_pair"
             continue
         key, flipped = named[row.pair]
-        order = SWAPPED[row.order] if flipped else row.order
+        order = OTHER_ORDER[row.order] if flipped else row.order
         if (key, row.judge, order) in made:
             reasons[where] = "repeated"
             continue

@@ -20,7 +20,7 @@ from pipeline.stages.base import Result, Shard, Stage
 from pipeline.statistics import agreement, annotators, bias, calibration, trend
 from pipeline.statistics import warnings as warning
 from pipeline.statistics import win_rates as winning
-from pipeline.statistics.raters import Ratings, Rows, ratings_of
+from pipeline.statistics.raters import Raters, Rows, raters_of
 from pipeline.store import RunFolder
 from pipeline.workbench import Workbench
 
@@ -37,14 +37,14 @@ def measured(
         config: the run's.
     """
     pairs, labels = frames["pairs"], frames["labels"]
-    ratings = ratings_of(judgments, labels, pairs, samples, frames["prompts"])
+    raters = raters_of(judgments, labels, pairs, samples, frames["prompts"])
     _, certify = split_labels(labels, pairs, config.seed, config.labels.fit_fraction)
     found = agreement.table(
-        ratings, frames["verdicts"], certify["pair_id"].unique(), config.aggregate.decide_by, config.seed
+        raters, frames["verdicts"], certify["pair_id"].unique(), config.aggregate.decide_by, config.seed
     )
     return {
         "agreement": found,
-        "bias": bias.table(ratings, models(config, ratings), config.seed),
+        "bias": bias.table(raters, models(config, raters), config.seed),
         "annotators": annotators.table(labels, found),
         "calibration": calibration.table(
             frames["verdicts"], people(certify), pairs, config.aggregate.decide_by, config.seed
@@ -53,10 +53,10 @@ def measured(
     }
 
 
-def models(config: Config, ratings: Ratings) -> dict[str, str]:
+def models(config: Config, raters: Raters) -> dict[str, str]:
     """Judge -> its model: the config's, or for imported judgments the judge's name up to a slash."""
     configured = config.models()
-    return {name: configured.get(name, name.split("/", maxsplit=1)[0]) for name in ratings.judges}
+    return {name: configured.get(name, name.split("/", maxsplit=1)[0]) for name in raters.judges}
 
 
 def history(folder: RunFolder, name: str) -> pl.DataFrame:
