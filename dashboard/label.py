@@ -22,7 +22,8 @@ from dashboard import serve, text
 from pipeline import discovery, schemas
 from pipeline.frames import given_by_people
 from pipeline.labels import queues as labelling
-from pipeline.labels.book import AnsweredError, Label, LabelBook, Queue, Task, book_of, name_fault, plain_name
+from pipeline.labels.book import AnsweredError, Label, LabelBook, Queue, Task, book_of
+from pipeline.labels.names import name_fault, plain_name
 from pipeline.labels.queues import Texts
 from pipeline.statistics import annotators
 from pipeline.workbench import Workbench
