@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from pipeline.figures import interval, share
 from pipeline.schemas import ANY, LONGER, ORDER, PEOPLE
 from pipeline.statistics.calibration import errors
 from pipeline.statistics.controls import rates
@@ -141,8 +142,8 @@ def _fooled(judge: str, won: Mapping[str, Any]) -> str | None:
         return None
     worst = max(won["by_control"], key=lambda control: won["by_control"][control]["win_rate"])
     return (
-        f"judge {judge} prefers a constant answer to a real one {won['win_rate']:.0%} of the time "
-        f"[{won['low']:.0%}, {won['high']:.0%}], n = {won['n']}; {worst} wins most"
+        f"judge {judge} prefers a constant answer to a real one {share(won['win_rate'])} of the time "
+        f"({interval(won['low'], won['high'])}, n = {won['n']}); {worst} wins most"
     )
 
 
@@ -162,10 +163,9 @@ def lines(made: Mapping[str, Any], folder: Path) -> list[str]:
         state = "certified" if made["certificate"]["certified"] else "NOT CERTIFIED"
         out.append(f"gate: {state}: {made['certificate']['reason']}")
     if made["win_rate"] is not None:
-        interval = f"[{made['win_rate_low']:.1%}, {made['win_rate_high']:.1%}]"
         out.append(
-            f"win rate of trained over untrained, by {made['decided_by']}: {made['win_rate']:.1%} {interval}, "
-            f"n = {made['n']}"
+            f"win rate of trained over untrained, by {made['decided_by']}: {share(made['win_rate'])} "
+            f"({interval(made['win_rate_low'], made['win_rate_high'])}, n = {made['n']})"
         )
     out += [f"warning: {warning}" for warning in made["warned"]["shown"]]
     if folded := made["warned"]["folded"]:
@@ -179,16 +179,16 @@ def _panel_lines(made: Mapping[str, Any], people: str) -> list[str]:
     """What is known of the judges, of the panel's probabilities, and between which figures to read that."""
     out: list[str] = []
     for name, judge in made["judges"].items():
-        share = _share({**judge, "value": judge["agreement"]}) if judge["n"] else "no labels"
+        agrees = _share({**judge, "value": judge["agreement"]}) if judge["n"] else "no labels"
         place = f"weight {judge['weight']:.2f}" if judge["in_panel"] else f"left the panel: {judge['reason']}"
-        out.append(f"judge {name}: agrees with {people} on {share}; {place}")
+        out.append(f"judge {name}: agrees with {people} on {agrees}; {place}")
     if (found := made["calibration"]) is not None:
         said = f"calibration error (ECE) {found['ece']:.3f}, Brier {found['brier']:.3f}"
         out.append(f"panel: {said} on {found['n']} pairs whose labels fitted nothing")
     for name, won in made["controls"].items():
         if won["win_rate"] is not None:
-            interval = f"[{won['low']:.1%}, {won['high']:.1%}]"
-            out.append(f"judge {name}: constant answers win {won['win_rate']:.1%} {interval} of {won['n']}")
+            between = interval(won["low"], won["high"])
+            out.append(f"judge {name}: constant answers win {share(won['win_rate'])} ({between}) of {won['n']}")
     if made["flags"]:
         counts = ", ".join(f"{count} {flag}" for flag, count in made["flags"].items())
         out.append(f"answers that look written for the judge: {counts}")
@@ -200,7 +200,7 @@ def _panel_lines(made: Mapping[str, Any], people: str) -> list[str]:
 
 
 def _share(found: Mapping[str, Any]) -> str:
-    return f"{found['value']:.1%} [{found['low']:.1%}, {found['high']:.1%}] of {found['n']}"
+    return f"{share(found['value'])} ({interval(found['low'], found['high'])}) of {found['n']}"
 
 
 def write(bench: Workbench) -> dict[str, Any]:

@@ -94,6 +94,7 @@ def _rendered(found: Found, parts: Parts, texts: Mapping[str, list[Texts]], limi
     from jinja2 import Environment, FileSystemLoader
 
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["share"] = share
     environment.filters["text"] = partial(_visible, limit=limits.text)
     environment.filters["cell"] = partial(_visible, limit=limits.cell)
     environment.filters["line"] = partial(_line, limit=limits.cell)

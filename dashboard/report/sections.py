@@ -13,6 +13,7 @@ import polars as pl
 from dashboard import charts
 from dashboard.charts import MEASURES, SHARES, Chart
 from dashboard.marks import NOTHING, described, listed
+from pipeline.figures import NOTHING as NO_FIGURE
 from pipeline.figures import count, interval, number, plain, share
 from pipeline.schemas import ANY, PEOPLE
 
@@ -36,7 +37,6 @@ SHORT = 12
 """Rows up to which a table beside a chart is shown without being asked for."""
 STEPS = 20
 """Steps of the training that the table shows."""
-NONE = "\u2013"
 
 
 @dataclass(frozen=True)
@@ -340,7 +340,7 @@ def _drift(found: Found) -> Section:
     newest = trend.filter(pl.col("measured_at") == pl.col("measured_at").max()).sort("measure", "judge")
     for row in newest.iter_rows(named=True):
         shares = row["measure"] in SHARES
-        moved = NONE if row["difference"] is None else f"{row['difference']:+.3f}"
+        moved = NO_FIGURE if row["difference"] is None else f"{row['difference']:+.3f}"
         rows.append(
             (
                 row["judge"],
@@ -451,7 +451,7 @@ def _value(key: str, value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.3f}" if key == "threshold" else share(value)
-    return NONE if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+    return NO_FIGURE if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _margins(found: Found) -> Section:
@@ -471,7 +471,7 @@ def _win_rates(found: Found) -> Section:
     rows = [
         (
             row["model"],
-            NONE if row["temperature"] is None else f"{row['temperature']:g}",
+            NO_FIGURE if row["temperature"] is None else f"{row['temperature']:g}",
             share(row["win_rate"]),
             interval(row["low"], row["high"]),
             count(row["n"]),
@@ -555,7 +555,7 @@ def _training(found: Found) -> Section:
 
 
 def _figure(measure: str, value: float | None) -> str:
-    return share(value) if measure in SHARES else NONE if value is None else f"{value:.4f}"
+    return share(value) if measure in SHARES else NO_FIGURE if value is None else f"{value:.4f}"
 
 
 def _evaluation(made: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -566,4 +566,4 @@ def _evaluation(made: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         passed = f"{share(made['verifier']['before'])}, {share(made['verifier']['after'])}"
         yield "verifier's pass rate, untrained and trained", passed
     yield "reward accuracy on the test split", share(made["reward_accuracy"])
-    yield "KL from the untrained model, nats an answer", NONE if made["kl"] is None else f"{made['kl']:.3f}"
+    yield "KL from the untrained model, nats an answer", NO_FIGURE if made["kl"] is None else f"{made['kl']:.3f}"

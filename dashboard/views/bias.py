@@ -7,6 +7,7 @@ import streamlit as st
 
 from dashboard import charts, parts
 from dashboard.runs import Run
+from pipeline.figures import count, interval, share
 
 NUMBERS = ("length_slope", "length_slope_given_people")
 """Measures that are slopes, not shares."""
@@ -42,7 +43,7 @@ def draw(run: Run, _runs: list[Run]) -> None:
         parts.missing("This run has not measured its judges yet.", "jurybox measure CONFIG")
     else:
         parts.note(
-            "Estimates with 95 % intervals over whole prompts, and beside each what no bias or what people would show."
+            "Estimates with 95% intervals over whole prompts, and beside each what no bias or what people would show."
         )
         subsets = sorted(found["subset"].unique().to_list(), key=lambda name: (name != "all", name))
         subset = "all"
@@ -90,17 +91,15 @@ def _controls(run: Run) -> None:
     rows = [
         [
             name,
-            parts.share(one["win_rate"]),
-            parts.interval(one["low"], one["high"]),
-            parts.count(one["n"]),
-            parts.count(one["failures"]),
-            "\n".join(
-                f"{control} {parts.share(by['win_rate'])} of {by['n']}" for control, by in one["by_control"].items()
-            ),
+            share(one["win_rate"]),
+            interval(one["low"], one["high"]),
+            count(one["n"]),
+            count(one["failures"]),
+            "\n".join(f"{control} {share(by['win_rate'])} of {by['n']}" for control, by in one["by_control"].items()),
         ]
         for name, one in counted.items()
     ]
-    heads = ["judge", "win rate", "95 % interval", "n", "failed", "by constant answer"]
+    heads = ["judge", "win rate", "95% interval", "n", "failed", "by constant answer"]
     with st.expander("The figures: constant answers"):
         parts.table("What constant answers won", heads, rows, numbers=[1, 2, 3, 4])
     flags: dict[str, int] = run.summary.get("flags") or {}

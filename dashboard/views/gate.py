@@ -11,6 +11,7 @@ import streamlit as st
 from dashboard import charts, parts
 from dashboard.runs import Run
 from dashboard.views.overview import certified
+from pipeline.figures import NOTHING, count, precise, share
 
 GATE = "jurybox gate CONFIG"
 
@@ -39,22 +40,22 @@ def draw(run: Run, _runs: list[Run]) -> None:
 def _figures(run: Run, certificate: Mapping[str, Any]) -> None:
     threshold, coverage = certificate["threshold"], certificate["coverage"]
     candidates = certificate.get("candidates")
-    kept = f"of {parts.count(candidates)} pairs that the selection keeps" if candidates else "of the pairs selected"
+    kept = f"of {count(candidates)} pairs that the selection keeps" if candidates else "of the pairs selected"
     needed = certificate["labels_needed"]
     items = [
         certified(certificate, run.people),
-        ("Coverage", parts.share(coverage), kept),
-        ("Threshold on the margin", parts.number(threshold), "pairs below it are dropped as below_gate"),
+        ("Coverage", share(coverage), kept),
+        ("Threshold on the margin", precise(threshold), "pairs below it are dropped as below_gate"),
         (
             "Labels still needed",
-            parts.NOTHING if needed is None else parts.count(needed),
-            f"about, for a target of {parts.share(certificate['target_agreement'])}" if needed else "for this target",
+            NOTHING if needed is None else count(needed),
+            f"about, for a target of {share(certificate['target_agreement'])}" if needed else "for this target",
         ),
     ]
     parts.figures(items)
     parts.note(
         f"{_sentence(certificate['reason'])} A tie of {run.people} counts one half; without that the agreement is "
-        f"{parts.share(certificate['strict_agreement'])}."
+        f"{share(certificate['strict_agreement'])}."
     )
 
 
@@ -67,13 +68,13 @@ def curve(certificate: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     heads = ["threshold", "coverage", "agreement", "ties count nothing", "lower bound", "p", "audited", "tested"]
     rows = [
         [
-            parts.number(step["threshold"]),
-            parts.share(step["coverage"]),
-            parts.share(step["agreement"]),
-            parts.share(step["strict_agreement"]),
-            parts.share(step["lower_bound"]),
-            parts.number(step["p_value"]),
-            parts.count(step["n_units"]),
+            precise(step["threshold"]),
+            share(step["coverage"]),
+            share(step["agreement"]),
+            share(step["strict_agreement"]),
+            share(step["lower_bound"]),
+            precise(step["p_value"]),
+            count(step["n_units"]),
             "yes" if step["tested"] else "no",
         ]
         for step in certificate["curve"]
@@ -96,7 +97,7 @@ def _targets(certificate: Mapping[str, Any]) -> None:
     parts.html(f'<p aria-live="polite"><strong>{would(at(targets, chosen))}</strong></p>')
     parts.note(
         "A target picked after looking at these labels is a plan, not a certificate: what counts is the target of the "
-        f"config, {parts.share(certificate['target_agreement'])}. To adopt another, set gate.target_agreement and "
+        f"config, {share(certificate['target_agreement'])}. To adopt another, set gate.target_agreement and "
         "audit new prompts."
     )
     parts.chart(charts.targets(certificate, chosen))
@@ -104,13 +105,13 @@ def _targets(certificate: Mapping[str, Any]) -> None:
         heads = ["target", "coverage", "threshold", "agreement", "lower bound", "audited", "labels needed"]
         rows = [
             [
-                parts.share(one["target"]),
-                parts.share(one["coverage"]),
-                parts.number(one["threshold"]),
-                parts.share(one["agreement"]),
-                parts.share(one["lower_bound"]),
-                parts.count(one["n_units"]),
-                parts.count(one["labels_needed"]),
+                share(one["target"]),
+                share(one["coverage"]),
+                precise(one["threshold"]),
+                share(one["agreement"]),
+                share(one["lower_bound"]),
+                count(one["n_units"]),
+                count(one["labels_needed"]),
             ]
             for one in targets
         ]
@@ -127,9 +128,9 @@ def would(one: Mapping[str, Any]) -> str:
     target = f"{one['target']:.0%}"
     if one["certified"]:
         return (
-            f"A target of {target} would have kept {parts.share(one['coverage'])} of the pairs: agreement "
-            f"{parts.share(one['agreement'])}, at least {parts.share(one['lower_bound'])}, threshold "
-            f"{parts.number(one['threshold'])}."
+            f"A target of {target} would have kept {share(one['coverage'])} of the pairs: agreement "
+            f"{share(one['agreement'])}, at least {share(one['lower_bound'])}, threshold "
+            f"{precise(one['threshold'])}."
         )
     needed = one["labels_needed"]
     more = f"about {needed:,} more labels could" if needed else "no number of labels like these would"
@@ -147,5 +148,5 @@ def _more(certificate: Mapping[str, Any]) -> None:
     )
     parts.chart(charts.more_labels(certificate))
     with st.expander("More labels in figures"):
-        rows = [[f"+{one['labels']:,}", parts.share(one["coverage"]), parts.number(one["threshold"])] for one in more]
+        rows = [[f"+{one['labels']:,}", share(one["coverage"]), precise(one["threshold"])] for one in more]
         parts.table("More labels", ["labels", "coverage", "threshold"], rows, numbers=range(3))

@@ -7,6 +7,7 @@ import streamlit as st
 
 from dashboard import charts, parts
 from dashboard.runs import Run
+from pipeline.figures import NOTHING, count, interval, share, usd
 from pipeline.summary import rows_there
 
 RUN = "jurybox run CONFIG"
@@ -31,15 +32,15 @@ def draw(run: Run, runs: list[Run]) -> None:
 def figures(made: Mapping[str, Any], people: str) -> list[tuple[str, str, str]]:
     """The few figures that tell a run: name, value, what stands beside it."""
     pairs = rows_there(made, "pairs")
-    of = "no pairs yet" if pairs is None else f"of {parts.count(pairs)} pairs"
-    kept = parts.count(rows_there(made, "kept"))
+    of = "no pairs yet" if pairs is None else f"of {count(pairs)} pairs"
+    kept = count(rows_there(made, "kept"))
     items = [("Pairs in the dataset", kept, of), certified(made["certificate"], people)]
     if made.get("win_rate") is not None:
-        span = parts.interval(made["win_rate_low"], made["win_rate_high"])
+        span = interval(made["win_rate_low"], made["win_rate_high"])
         about = f"{span}, n = {made['n']}, by {made['decided_by']}"
-        items.append(("Win rate over the untrained model", parts.share(made["win_rate"]), about))
-    about = f"{parts.count(made['calls'])} calls in {duration(made['seconds'])}"
-    items.append(("Cost", parts.usd(made["cost_usd"]), about))
+        items.append(("Win rate over the untrained model", share(made["win_rate"]), about))
+    about = f"{count(made['calls'])} calls in {duration(made['seconds'])}"
+    items.append(("Cost", usd(made["cost_usd"]), about))
     return items
 
 
@@ -47,15 +48,15 @@ def certified(certificate: Mapping[str, Any] | None, people: str) -> tuple[str, 
     """The certificate as a figure: agreement and its lower bound, or why there is none."""
     name = f"Agreement with {people}"
     if certificate is None:
-        return name, parts.NOTHING, "the gate has not run"
+        return name, NOTHING, "the gate has not run"
     if not certificate["certified"]:
         return name, "Not certified", certificate["reason"]
-    confidence = parts.share(1 - certificate["delta"])
+    confidence = share(1 - certificate["delta"])
     about = (
-        f"certified: at least {parts.share(certificate['lower_bound'])} at confidence {confidence}, "
-        f"n = {certificate['n_units']} {certificate['unit']}s; target {parts.share(certificate['target_agreement'])}"
+        f"certified: at least {share(certificate['lower_bound'])} at confidence {confidence}, "
+        f"n = {certificate['n_units']} {certificate['unit']}s; target {share(certificate['target_agreement'])}"
     )
-    return name, parts.share(certificate["agreement"]), about
+    return name, share(certificate["agreement"]), about
 
 
 def duration(seconds: float) -> str:
@@ -108,7 +109,7 @@ def _funnel(made: Mapping[str, Any]) -> None:
         parts.heading("Dropped, and why")
         parts.chart(charts.drops(made))
         with st.expander("Every reason in figures"):
-            rows = [[stage, why, parts.count(n)] for stage, all_ in made["dropped"].items() for why, n in all_.items()]
+            rows = [[stage, why, count(n)] for stage, all_ in made["dropped"].items() for why, n in all_.items()]
             parts.table("Drops by stage and reason", ["stage", "reason", "rows"], rows, numbers=[2])
 
 
@@ -124,11 +125,11 @@ def _spent(made: Mapping[str, Any]) -> None:
         rows = [
             [
                 name,
-                parts.count(one["calls"]),
-                parts.usd(one["cost_usd"]),
-                parts.count(one["prompt_tokens"]),
-                parts.count(one["cached_tokens"]),
-                parts.count(one["completion_tokens"]),
+                count(one["calls"]),
+                usd(one["cost_usd"]),
+                count(one["prompt_tokens"]),
+                count(one["cached_tokens"]),
+                count(one["completion_tokens"]),
             ]
             for name, one in spent.items()
         ]
@@ -140,15 +141,15 @@ def _runs(runs: list[Run]) -> None:
     for run in runs:
         made = run.summary
         certificate = made.get("certificate")
-        state = parts.NOTHING if certificate is None else "certified" if certificate["certified"] else "not certified"
+        state = NOTHING if certificate is None else "certified" if certificate["certified"] else "not certified"
         kept = made.get("rows", {}).get("select", {}).get("out", {}).get("kept")
         name = (parts.query(run=run.name), run.name)
-        cost = parts.usd(made.get("cost_usd"))
-        rows.append([name, parts.count(kept), state, parts.share(made.get("win_rate")), cost])
+        cost = usd(made.get("cost_usd"))
+        rows.append([name, count(kept), state, share(made.get("win_rate")), cost])
     parts.table(
         "All runs, the last changed first", ["run", "kept", "gate", "win rate", "cost"], rows, numbers=[1, 3, 4]
     )
 
 
 def _counts(counts: Mapping[str, int]) -> str:
-    return "\n".join(f"{parts.count(n)} {name}" for name, n in counts.items()) or parts.NOTHING
+    return "\n".join(f"{count(n)} {name}" for name, n in counts.items()) or NOTHING

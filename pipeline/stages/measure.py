@@ -102,5 +102,5 @@ STAGE = Stage(
         config.models(),
         config.seed,
     ],
-    version=3,
+    version=4,
 )

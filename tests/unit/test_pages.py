@@ -147,7 +147,7 @@ def test_a_target_is_told_in_words() -> None:
     missed = {"target": 0.95, "certified": False, "labels_needed": 1200}
     assert gate.at([known, missed], 0.94) is missed
     assert gate.would(known) == (
-        "A target of 90% would have kept 50.0 % of the pairs: agreement 95.0 %, at least 91.0 %, threshold 0.400."
+        "A target of 90% would have kept 50.0% of the pairs: agreement 95.0%, at least 91.0%, threshold 0.400."
     )
     assert "about 1,200 more labels could" in gate.would(missed)
     assert "no number of labels" in gate.would({**missed, "labels_needed": None})
