@@ -13,6 +13,7 @@ import polars as pl
 import streamlit as st
 
 from dashboard.charts import Chart
+from dashboard.tables import Table
 from dashboard.text import markdown, shown
 from pipeline.figures import NOTHING, count, interval, precise, share
 
@@ -155,6 +156,12 @@ def table(
         cells = "".join(f"<td{kind}>{_cell(cell)}</td>" for cell, kind in zip(others, kinds[1:], strict=True))
         body.append(f'<tr><th scope="row"{kinds[0]}>{_cell(first)}</th>{cells}</tr>')
     raw_table(caption, heads, "".join(body), numbers=numbers)
+
+
+def figures_table(told: Table) -> None:
+    """A table that report.html has too; its columns of numbers are flush right."""
+    numbers = [at for at, head in enumerate(told.heads) if head.startswith("#")]
+    table(told.caption, [head.removeprefix("#") for head in told.heads], told.rows, numbers=numbers)
 
 
 def raw_table(caption: str, heads: Sequence[str], body: str, *, numbers: Sequence[int] = ()) -> None:

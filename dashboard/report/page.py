@@ -1,7 +1,7 @@
 """report.html: what a run did and how far to trust it, for people. Reads the run's folder, writes that page.
 
 One self-contained file without scripts, under 5 MB whatever the run holds. Everything that came from models, people or
-files is cut to size, made visible and escaped by the template engine. What it shows is in sections.py.
+files is cut to size, made visible and escaped by the template engine. What it shows is in sections.py and judges.py.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,8 +14,10 @@ import polars as pl
 
 from dashboard.charts import Chart
 from dashboard.marks import described
-from dashboard.report import drawing, sections
-from dashboard.report.sections import Found, Section, Table
+from dashboard.report import drawing
+from dashboard.report.base import FRAMES, Found, Section
+from dashboard.report.sections import sections
+from dashboard.tables import Table
 from pipeline import shown, summary
 from pipeline.figures import share
 from pipeline.store import RunFolder
@@ -69,8 +71,8 @@ def write(bench: Workbench) -> dict[str, Any]:
 def page(run: RunFolder, made: Mapping[str, Any]) -> str:
     """report.html of the run in the folder *run* with the summary *made*."""
     training = run.read_json("model/training.json") or {}
-    found = Found(made, {name: run.read(name) for name in sections.FRAMES}, training.get("loss") or [])
-    parts = [(section, [_drawn(part) for part in section.parts]) for section in sections.sections(found)]
+    found = Found(made, {name: run.read(name) for name in FRAMES}, training.get("loss") or [])
+    parts = [(section, [_drawn(part) for part in section.parts]) for section in sections(found)]
     texts = {"examples": _examples(run), "duels": _duels(run)}
     written = ""
     for limits in LIMITS:

@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import charts, parts
+from dashboard import charts, parts, tables
 from dashboard.runs import Run
 from dashboard.views.overview import certified
 from pipeline.figures import NOTHING, count, precise, share
@@ -32,7 +32,7 @@ def draw(run: Run, _runs: list[Run]) -> None:
         )
         parts.chart(charts.gate(certificate))
         with st.expander("Every threshold in figures"):
-            parts.table("Thresholds, strict first", *curve(certificate), numbers=range(7))
+            parts.figures_table(tables.curve(certificate))
     _targets(certificate)
     _more(certificate)
 
@@ -63,25 +63,6 @@ def _sentence(words: str) -> str:
     return f"{words[:1].upper()}{words[1:]}."
 
 
-def curve(certificate: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of the certificate's curve."""
-    heads = ["threshold", "coverage", "agreement", "ties count nothing", "lower bound", "p", "audited", "tested"]
-    rows = [
-        [
-            precise(step["threshold"]),
-            share(step["coverage"]),
-            share(step["agreement"]),
-            share(step["strict_agreement"]),
-            share(step["lower_bound"]),
-            precise(step["p_value"]),
-            count(step["n_units"]),
-            "yes" if step["tested"] else "no",
-        ]
-        for step in certificate["curve"]
-    ]
-    return heads, rows
-
-
 def _targets(certificate: Mapping[str, Any]) -> None:
     parts.heading("What another target would keep")
     targets = certificate.get("targets")
@@ -102,20 +83,7 @@ def _targets(certificate: Mapping[str, Any]) -> None:
     )
     parts.chart(charts.targets(certificate, chosen))
     with st.expander("Every target in figures"):
-        heads = ["target", "coverage", "threshold", "agreement", "lower bound", "audited", "labels needed"]
-        rows = [
-            [
-                share(one["target"]),
-                share(one["coverage"]),
-                precise(one["threshold"]),
-                share(one["agreement"]),
-                share(one["lower_bound"]),
-                count(one["n_units"]),
-                count(one["labels_needed"]),
-            ]
-            for one in targets
-        ]
-        parts.table("Targets", heads, rows, numbers=range(7))
+        parts.figures_table(tables.targets(certificate))
 
 
 def at(targets: Sequence[Mapping[str, Any]], chosen: float) -> Mapping[str, Any]:
@@ -148,5 +116,4 @@ def _more(certificate: Mapping[str, Any]) -> None:
     )
     parts.chart(charts.more_labels(certificate))
     with st.expander("More labels in figures"):
-        rows = [[f"+{one['labels']:,}", share(one["coverage"]), precise(one["threshold"])] for one in more]
-        parts.table("More labels", ["labels", "coverage", "threshold"], rows, numbers=range(3))
+        parts.figures_table(tables.more_labels(certificate))

@@ -5,7 +5,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import charts, parts
+from dashboard import charts, parts, tables
 from dashboard.runs import Run
 from pipeline.figures import NOTHING, count, interval, share, usd
 from pipeline.summary import rows_there
@@ -86,7 +86,9 @@ def _begun(run: Run) -> None:
     stages = (run.json("manifest.json") or {"stages": {}})["stages"]
     parts.note("This run has only begun; figures follow when its first command has ended.")
     if stages:
-        rows = [[name, _counts(row["rows_out"]), f"{row['seconds']:.1f} s"] for name, row in stages.items()]
+        rows = [
+            [name, tables.counts(row["rows_out"]) or NOTHING, f"{row['seconds']:.1f} s"] for name, row in stages.items()
+        ]
         parts.table("Stages done so far", ["stage", "made", "time"], rows, numbers=[2])
 
 
@@ -94,17 +96,7 @@ def _funnel(made: Mapping[str, Any]) -> None:
     parts.heading("From prompts to dataset")
     parts.chart(charts.funnel(made))
     with st.expander("Every stage in figures"):
-        rows = [
-            [
-                name,
-                _counts(row["in"]),
-                _counts(row["out"]),
-                _counts(made["dropped"].get(name, {})),
-                f"{made['stage_seconds'][name]:.1f} s",
-            ]
-            for name, row in made["rows"].items()
-        ]
-        parts.table("Rows in and out of every stage", ["stage", "in", "out", "dropped", "time"], rows, numbers=[4])
+        parts.figures_table(tables.stages(made))
     if made["dropped"]:
         parts.heading("Dropped, and why")
         parts.chart(charts.drops(made))
@@ -115,25 +107,12 @@ def _funnel(made: Mapping[str, Any]) -> None:
 
 def _spent(made: Mapping[str, Any]) -> None:
     parts.heading("Calls and cost")
-    spent = made.get("spent")
-    if not spent:
+    if not made.get("spent"):
         parts.missing("What each judge spent is not in this run's summary.", "jurybox report CONFIG")
         return
     parts.chart(charts.spent(made))
     with st.expander("Every judge and generator in figures"):
-        heads = ["by", "calls", "cost", "tokens read", "of those cached", "tokens written"]
-        rows = [
-            [
-                name,
-                count(one["calls"]),
-                usd(one["cost_usd"]),
-                count(one["prompt_tokens"]),
-                count(one["cached_tokens"]),
-                count(one["completion_tokens"]),
-            ]
-            for name, one in spent.items()
-        ]
-        parts.table("Calls and cost", heads, rows, numbers=range(1, 6))
+        parts.figures_table(tables.spent(made))
 
 
 def _runs(runs: list[Run]) -> None:
@@ -149,7 +128,3 @@ def _runs(runs: list[Run]) -> None:
     parts.table(
         "All runs, the last changed first", ["run", "kept", "gate", "win rate", "cost"], rows, numbers=[1, 3, 4]
     )
-
-
-def _counts(counts: Mapping[str, int]) -> str:
-    return "\n".join(f"{count(n)} {name}" for name, n in counts.items()) or NOTHING

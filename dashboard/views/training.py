@@ -5,7 +5,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import charts, parts
+from dashboard import charts, parts, tables
 from dashboard.runs import Run
 from pipeline.figures import count, interval, precise, share
 
@@ -135,11 +135,5 @@ def _margins(run: Run) -> None:
         "Margins of the verdicts", "What the dataset is made of: verdicts by margin, those kept and those dropped."
     )
     parts.chart(charts.margins(run.summary))
-    made = run.summary["margins"]
     with st.expander("Every bin in figures"):
-        edges = made["edges"]
-        rows = [
-            [f"{low:.2f} to {high:.2f}", count(kept), count(dropped)]
-            for low, high, kept, dropped in zip(edges[:-1], edges[1:], made["kept"], made["dropped"], strict=True)
-        ]
-        parts.table("Verdicts by margin", ["margin", "kept", "dropped"], rows, numbers=[1, 2])
+        parts.figures_table(tables.margins(run.summary))

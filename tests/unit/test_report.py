@@ -10,8 +10,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from dashboard import theme
-from dashboard.report import drawing, sections
+from dashboard import charts, theme
+from dashboard.report import drawing
 from dashboard.report import page as report
 from pipeline import ids, schemas, shown, summary
 from pipeline.workbench import Workbench
@@ -321,7 +321,7 @@ def test_text_has_enough_contrast_in_both_schemes() -> None:
 
 
 def test_a_drawing_takes_the_pages_colours_and_holds_nothing_but_drawing() -> None:
-    with_text = drawing.drawn(sections.charts.accuracy(agreement("lm")))
+    with_text = drawing.drawn(charts.accuracy(agreement("lm")))
     assert 'fill="currentColor"' in with_text
     assert 'fill="#000' not in with_text
     assert 'fill="black"' not in with_text
