@@ -20,7 +20,7 @@ from pipeline.calls.limiter import Clock, Limiter
 from pipeline.config import Config, EndpointConfig, ModelConfig, load
 from pipeline.engines.base import Engine
 from pipeline.errors import ConfigError
-from pipeline.progress import Progress, Recorded, Silent
+from pipeline.progress import Progress, Silent, StatusFile
 from pipeline.store import RunFolder
 
 SECRET_ENV = "JURYBOX_SECRET"  # noqa: S105  the variable's name
@@ -34,7 +34,7 @@ class Workbench:
         self.config = config
         self.folder = RunFolder(path)
         self.base = base
-        self.progress = Recorded(progress or Silent(), self.folder.write_json)
+        self.progress = StatusFile(progress or Silent(), self.folder.write_json)
         self.source = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         self._engines: dict[str, Engine] = {}
         self._ledger: Ledger | None = None

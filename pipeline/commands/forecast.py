@@ -18,6 +18,7 @@ from pipeline.config import EndpointConfig, GeneratorConfig, ModelConfig, Price
 from pipeline.engines.base import Answer, Request
 from pipeline.engines.endpoint import call_key, cost_usd, read_answer, request_body, worst_case_usd
 from pipeline.errors import ConfigError
+from pipeline.progress import Silent
 from pipeline.workbench import Workbench
 
 ENOUGH = 8
@@ -125,7 +126,7 @@ class Forecast:
         """What a model in this process answers; how long it took is remembered."""
         engine = self.bench.engine(options)
         started = time.monotonic()
-        answers = engine.complete(requests, _unseen)
+        answers = engine.complete(requests, Silent().advance)
         seen = self.tried.setdefault(self.place(options), Seen())
         seen.wall += time.monotonic() - started
         for request, answer in zip(requests, answers, strict=True):
@@ -261,8 +262,3 @@ def stand_in(number: int, length: int) -> str:
     words = (f"w{digit}" for digit in str(number))
     text = " ".join([*words, *["word"] * max(length - 2 * len(str(number)), 1)])
     return text[: max(length, 1) * LETTERS_A_TOKEN + 2 * len(str(number))]
-
-
-def _unseen(done: int) -> None:
-    """A plan has no progress to tell."""
-    del done
