@@ -25,13 +25,15 @@ test: .venv/installed ## every test that this machine can run
 unit: .venv/installed ## the quick tests
 	$(BIN)/python -m pytest $(SHARED_OUT) tests/unit tests/property
 
-soak: .venv/installed ## kills, storms, budgets and plans at full counts: about an hour
+soak: .venv/installed ## kills, storms, budgets and plans at full counts, junk for ten minutes: over an hour
 	JURYBOX_SOAK=1 $(BIN)/python -m pytest -s tests/integration/test_kills.py tests/integration/test_storm.py \
 		tests/integration/test_plan.py
+	$(BIN)/python -m tests.raw_replies --minutes 10
 
-lint: .venv/installed ## ruff: rules and format
+lint: .venv/installed ## ruff: rules and format; who may import whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache --no-logo
 
 types: .venv/installed ## pyright, strict
 	$(BIN)/pyright

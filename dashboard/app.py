@@ -3,20 +3,24 @@
 Every view is a link: the run, the filters and the pair that is read stand in the address.
 """
 
+import logging
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import polars as pl
 import streamlit as st
 
 from dashboard import live, parts, runs
+from dashboard.charts.base import Shown, panels
 from dashboard.runs import Run
 from dashboard.serve import guard
 from dashboard.text import markdown
 from dashboard.views import agreement, bias, compare, gate, overview, pairs, training
 from pipeline.errors import JuryboxError
 
+LOG = logging.getLogger(__name__)
 RUN = "run"
 Draw = Callable[[Run, list[Run]], None]
 PAGES: tuple[tuple[str, str, Draw], ...] = (
@@ -77,11 +81,17 @@ def _drawn(title: str, draw: Draw, run: Run | None, there: list[Run]) -> None:
         names = [(parts.query(run=one.name), one.name) for one in there]
         parts.table("Runs that are here", ["run"], [[name] for name in names])
         return
-    live.watch(run)
     try:
+        live.watch(run)
         draw(run, there)
+        for _, panel in panels(Shown(run.summary, run.frame), title):
+            parts.panel(panel)
     except JuryboxError as error:
         st.error(markdown(str(error)))
+    except (AttributeError, LookupError, TypeError, ValueError, pl.exceptions.PolarsError) as error:
+        LOG.exception("page %s of %s", title, run.path)
+        told = f"a file of this run is not as its stage writes it ({type(error).__name__}: {error})"
+        st.error(markdown(f"{told}; run its stages again with `jurybox run CONFIG`, or delete it first"))
 
 
 if __name__ == "__main__":  # Streamlit runs it so

@@ -23,7 +23,7 @@ from pipeline import discovery, schemas
 from pipeline.figures import interval, number, share
 from pipeline.frames import given_by_people
 from pipeline.labels import queues as labelling
-from pipeline.labels.book import AnsweredError, Label, LabelBook, Queue, Task, book_of
+from pipeline.labels.book import FILE, AnsweredError, Label, LabelBook, Queue, Task
 from pipeline.labels.names import name_fault, plain_name
 from pipeline.labels.queues import Texts
 from pipeline.statistics import annotators
@@ -113,7 +113,7 @@ def desk(config: str, run_dir: str) -> Desk:
     bench = Workbench.open(Path(config), Path(run_dir))
     simulated = bench.config.labels.simulated
     taken = discovery.find("judges", simulated.kind, "", bench.base)().names if simulated else ()
-    book = LabelBook(book_of(bench.folder.path), bench.seed)
+    book = LabelBook(bench.folder.local(FILE), bench.seed)
     return Desk(bench, config, book, labelling.guidelines(bench.config.labels), tuple(taken))
 
 

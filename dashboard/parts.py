@@ -13,6 +13,7 @@ import polars as pl
 import streamlit as st
 
 from dashboard.charts import Chart
+from dashboard.charts.base import Panel
 from dashboard.tables import Table
 from dashboard.text import markdown, shown
 from pipeline.figures import NOTHING, count, interval, precise, share
@@ -200,6 +201,16 @@ def choice(label: str, options: Sequence[str], key: str, names: Mapping[str, str
 def chart(drawn: Chart) -> None:
     """*drawn* as wide as the page, with its description for those who cannot see it."""
     st.altair_chart(drawn, width="stretch")
+
+
+def panel(one: Panel) -> None:
+    """A chart of its own file under its heading, its figures folded away beneath it."""
+    heading(one.title, one.about)
+    chart(one.chart)
+    heads = [head.removeprefix("#") for head in one.heads]
+    numbers = [at for at, head in enumerate(one.heads) if head.startswith("#")]
+    with st.expander("In figures"):
+        table(one.title, heads, one.rows, numbers=numbers)
 
 
 def measured(

@@ -10,11 +10,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal
 
 import polars as pl
-import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pipeline.config_file import mapping
+from pipeline.errors import StorageError
 from pipeline.progress import STATUS
 from pipeline.store import RunFolder
 
@@ -32,6 +34,37 @@ ARTEFACTS = (
     "model/training.json",
 )
 """What changes when a page has something new to show."""
+
+
+class _Written(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class _Judge(_Written):
+    agreement: float | None
+    low: float | None
+    high: float | None
+    weight: float | None
+    in_panel: bool
+
+
+class _Certificate(_Written):
+    certified: bool
+    reason: str | None
+
+
+class _Summary(_Written):
+    """What pages take from summary.json as it is."""
+
+    rows: dict[str, dict[Literal["in", "out"], dict[str, int]]] = {}
+    dropped: dict[str, dict[str, int]] = {}
+    judges: dict[str, _Judge] = {}
+    certificate: _Certificate | None = None
+    calls: int = 0
+    cost_usd: float = 0.0
+    seconds: float = 0.0
+    stage_seconds: dict[str, float] = {}
+    warnings: list[str] = []
 
 
 @dataclass(frozen=True)
@@ -60,8 +93,24 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """summary.json; empty when there is none yet."""
-        return self.json("summary.json") or {}
+        """summary.json; empty when there is none yet.
+
+        Raises:
+            StorageError: it is not what a run writes.
+        """
+        made = self.json("summary.json")
+        if made is None:
+            return {}
+        try:
+            _Summary.model_validate(made)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(key) for key in first["loc"])
+            raise StorageError(
+                f"{self.path / 'summary.json'}: is no summary of a run ({where}: {first['msg']}); write it again with "
+                "`jurybox report CONFIG`"
+            ) from error
+        return made
 
     @property
     def config(self) -> dict[str, Any]:
@@ -70,8 +119,11 @@ class Run:
 
     @property
     def status(self) -> dict[str, Any] | None:
-        """status.json while the run is going on, else None."""
-        told = self.json(STATUS)
+        """status.json while the run is going on, else None; one that cannot be read tells of no run that goes on."""
+        try:
+            told = self.json(STATUS)
+        except StorageError:
+            return None
         return told if told is not None and told.get("state") == "running" and _alive(told) else None
 
     def stamp(self, *frames: str) -> "Stamp":
@@ -83,7 +135,8 @@ class Run:
     @property
     def people(self) -> str:
         """How this run's annotators are called: ``people`` or ``simulated people``."""
-        return "simulated people" if self.summary.get("simulated_people") else "people"
+        made = self.json("summary.json") or {}
+        return "simulated people" if made.get("simulated_people") else "people"
 
 
 def found(place: Path) -> list[Run]:
@@ -95,10 +148,11 @@ def found(place: Path) -> list[Run]:
 def _alive(told: Mapping[str, Any]) -> bool:
     """Whether the process that wrote a status is there: on this machine it is asked, elsewhere its status is fresh."""
     if told.get("host") != socket.gethostname():
-        return time.time() - float(told.get("updated_at") or 0) < STATUS_STALE_S
+        at = told.get("updated_at")
+        return isinstance(at, int | float) and time.time() - at < STATUS_STALE_S
     try:
         os.kill(int(told["pid"]), 0)
-    except (ProcessLookupError, KeyError, ValueError, OverflowError):
+    except (ProcessLookupError, KeyError, TypeError, ValueError, OverflowError):
         return False
     except PermissionError:
         return True
@@ -106,7 +160,10 @@ def _alive(told: Mapping[str, Any]) -> bool:
 
 
 def _is_run(path: Path) -> bool:
-    return (path / "config.yaml").is_file() or (path / "manifest.json").is_file()
+    try:
+        return (path / "config.yaml").is_file() or (path / "manifest.json").is_file()
+    except OSError:  # a folder that we may not look into
+        return False
 
 
 def _changed(path: Path) -> float:
@@ -140,7 +197,4 @@ def _json(path: Path, name: str, stamp: Stamp) -> dict[str, Any] | None:
 
 @lru_cache(maxsize=64)
 def _config(path: Path, stamp: Stamp) -> dict[str, Any]:
-    if not stamp:
-        return {}
-    written: object = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-    return cast("dict[str, Any]", written) if isinstance(written, dict) else {}
+    return mapping(path / "config.yaml") if stamp else {}

@@ -8,10 +8,12 @@ flow run that was killed is simply started again, and a finished one skips every
 
 import argparse
 import logging
+import os
+import signal
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,53 +25,54 @@ from prefect.logging import get_run_logger
 from dashboard.report import page as report
 from pipeline import runner
 from pipeline import summary as figures
-from pipeline.errors import JuryboxError, StageError
+from pipeline.errors import InputError, JuryboxError, StageError
 from pipeline.exports import hub
-from pipeline.runner import StageReport
-from pipeline.shown import escaped
+from pipeline.interrupts import orderly
+from pipeline.secrets import struck
+from pipeline.shown import escaped, printed
 from pipeline.stages.base import Shard
 from pipeline.workbench import Workbench
 
 AGREEMENT_KEY = "judge-agreement"
 SUMMARY_KEY = "run-summary"
 REPORT_KEY = "run-report"
+SCHEDULED_CONFIG, SCHEDULED_RUN_DIR = "JURYBOX_SCHEDULED_CONFIG", "JURYBOX_SCHEDULED_RUN_DIR"
+"""Variables by which `jurybox schedule` tells the processes that it starts what they run."""
+LAST_S = 40.0
+"""Seconds that a run gets to end when the process that started it is gone."""
 SHARE_COLUMNS = ("Agreement", "Low", "High")
 
 
-class _NoTraceback(logging.Filter):
-    """An error that jurybox raises on purpose says all in its message; its traceback would bury that."""
+class _Clean(logging.Filter):
+    """Strikes secrets from what is logged, and the traceback of an error that says all in its message."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info and isinstance(record.exc_info[1], JuryboxError):
             record.exc_info = None
+        record.msg, record.args = struck(record.getMessage()), None
+        if record.exc_info:
+            record.exc_text = struck(logging.Formatter().formatException(record.exc_info))
         return True
 
 
-NO_TRACEBACK = _NoTraceback()
+CLEAN = _Clean()
 for _name in ("prefect.flow_runs", "prefect.task_runs"):
-    logging.getLogger(_name).addFilter(NO_TRACEBACK)
+    logging.getLogger(_name).addFilter(CLEAN)
 
 
-@dataclass
-class _Opened:
-    """A run that this process has open, and the shards planned on it, by stage."""
-
-    bench: Workbench
-    plans: dict[str, dict[str, tuple[Shard, str]]] = field(default_factory=dict[str, dict[str, tuple[Shard, str]]])
-
-
-_opened: dict[tuple[Path, Path], _Opened] = {}
+_opened: dict[tuple[Path, Path], Workbench] = {}
+"""The runs that this process has open."""
 _lock = threading.RLock()
 
 
-def _open(config_path: Path, run_dir: Path, *, fresh: bool = False) -> _Opened:
+def _open(config_path: Path, run_dir: Path, *, fresh: bool = False) -> Workbench:
     """The one workbench of this process for a run, so that its shards share what the engines hold."""
     with _lock:
         if fresh:
             _close(config_path, run_dir)
         key = (config_path, run_dir)
         if key not in _opened:
-            _opened[key] = _Opened(Workbench.open(config_path, run_dir))
+            _opened[key] = Workbench.open(config_path, run_dir)
         return _opened[key]
 
 
@@ -77,20 +80,20 @@ def _close(config_path: Path, run_dir: Path) -> None:
     with _lock:
         found = _opened.pop((config_path, run_dir), None)
     if found is not None:
-        with found.bench:  # leaving it closes engines and ledger
+        with found:  # leaving it closes engines and ledger
             pass
 
 
 def _planned(config_path: Path, run_dir: Path, stage: str, name: str, stamp: str) -> tuple[Workbench, Shard]:
     """The shard as the flow planned it; a process that has not planned it, or planned something older, plans."""
     for fresh in (False, True):
-        run = _open(config_path, run_dir, fresh=fresh)
+        bench = _open(config_path, run_dir, fresh=fresh)
         with _lock:
-            if stage not in run.plans:
-                run.plans[stage] = runner.plan(run.bench, runner.stage(stage))
-        shard, found = run.plans[stage].get(name, (None, ""))
+            if stage not in bench.planned:
+                bench.planned[stage] = runner.plan(bench, runner.stage(stage))
+        shard, found = bench.planned[stage].get(name, (None, ""))
         if shard is not None and found == stamp:
-            return run.bench, shard
+            return bench, shard
     raise StageError(
         f"shard {name!r} of {stage} is no longer what the flow planned: the config or its input changed meanwhile; "
         "start the flow again"
@@ -119,7 +122,7 @@ def shard_task(config_path: Path, run_dir: Path, stage: str, shard_name: str, st
 @task(cache_policy=NO_CACHE, persist_result=False)
 def push_task(config_path: Path, run_dir: Path) -> list[str]:
     """Send dataset and adapter to the Hub; returns their addresses."""
-    bench = _open(config_path, run_dir).bench
+    bench = _open(config_path, run_dir)
     return hub.push(bench.folder, bench.config)
 
 
@@ -145,58 +148,77 @@ def preference(
     """
     config_path = config_path.resolve()
     folder = Workbench.open(config_path, run_dir).folder.path.resolve()
-    run = _open(config_path, folder, fresh=True)
+    bench = _open(config_path, folder, fresh=True)
     try:
-        stages = runner.stages_of(run.bench.config, from_stage, to_stage)
-        summary = _run_stages(run, config_path, stages, force=force)
-        if run.bench.config.push is not None and to_stage is None:
+        stages = runner.stages_of(bench.config, from_stage, to_stage)
+        with bench.writing():
+            summary = _run_stages(bench, config_path, stages, force=force)
+        if bench.config.push is not None and to_stage is None:
             summary["pushed"] = push_task(config_path, folder)
         return summary
     finally:
         _close(config_path, folder)
 
 
-def _run_stages(run: _Opened, config_path: Path, stages: Sequence[str], *, force: bool) -> dict[str, Any]:
+@flow(name="preference-schedule", persist_result=False)
+def scheduled(from_stage: str | None = None, to_stage: str | None = None, force: bool = False) -> dict[str, Any]:
+    """:func:`preference` of the config that `jurybox schedule` serves; no parameter names a path.
+
+    Args:
+        from_stage: first stage.
+        to_stage: last stage.
+        force: do it again even where nothing changed. Answers in the ledger are never paid for again.
+
+    Raises:
+        InputError: it was not started by `jurybox schedule`.
+        JuryboxError: a stage failed or its input is wrong; what was done before stays.
+    """
+    config_path, run_dir = os.environ.get(SCHEDULED_CONFIG), os.environ.get(SCHEDULED_RUN_DIR)
+    if not config_path or not run_dir:
+        raise InputError("this flow runs what `jurybox schedule CONFIG` serves, and was not started by it; start that")
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    return preference.fn(Path(config_path), Path(run_dir), from_stage, to_stage, force)
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this process when *parent*, which started it, is gone: nobody would hear of its run."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(LAST_S)
+    os._exit(1)
+
+
+def _run_stages(bench: Workbench, config_path: Path, stages: Sequence[str], *, force: bool) -> dict[str, Any]:
     """Run *stages*; the summary, report and artifacts are written even when one of them fails."""
-    run.bench.folder.write_text("config.yaml", run.bench.source)
+    bench.folder.write_text("config.yaml", bench.source)
     summary: dict[str, Any] = {}
     done = 0
     try:
         for name in stages:
-            _run_stage(run, config_path, name, force=force)
+            _run_stage(bench, config_path, name, force=force)
             done += 1
     finally:
         if done:
-            summary = report.write(run.bench)
-            _publish(summary, run.bench.folder.path)
+            summary = report.write(bench)
+            _publish(summary, bench.folder.path)
     return summary
 
 
-def _run_stage(run: _Opened, config_path: Path, name: str, *, force: bool) -> StageReport:
-    """One stage, shard after shard.
+def _run_stage(bench: Workbench, config_path: Path, name: str, *, force: bool) -> None:
+    """One stage, each of its shards a task.
 
     Not at the same time: a shard holds hundreds of calls that are in flight together already, the limits of an
     endpoint (calls in flight, calls a minute) and the memory of a GPU are meant for one, and the first that fails
     stops the rest before they cost anything (``runner.in_turn``).
     """
-    bench, what = run.bench, runner.stage(name)
-    shards = run.plans[name] = runner.plan(bench, what)
-    todo = [
-        (shard, stamp)
-        for shard, stamp in shards.values()
-        if force or not runner.is_done(bench.folder, what, shard.name, stamp)
-    ]
-    bench.progress.start(name, sum(max(shard.size, 1) for shard, _ in todo), skipped=not todo)
-    try:
-        runner.in_turn(todo, lambda shard, stamp: shard_task(config_path, bench.folder.path, name, shard.name, stamp))
-    finally:
-        bench.close_engines()
-        del run.plans[name]
-    done = runner.finish(bench, what, shards, skipped=not todo)
-    bench.progress.end(name, done.rows_out, skipped=done.skipped)
+
+    def task_of(shard: Shard, stamp: str) -> bool:
+        return shard_task(config_path, bench.folder.path, name, shard.name, stamp)
+
+    done = runner.run_stage(bench, name, force=force, do=task_of)
     made = ", ".join(f"{count} {frame}" for frame, count in done.rows_out.items()) or "no rows of its own"
     get_run_logger().info("%s: %s: %s", name, "unchanged, skipped" if done.skipped else "done", made)
-    return done
 
 
 def _publish(summary: Mapping[str, Any], folder: Path) -> None:
@@ -283,23 +305,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--to", dest="last", metavar="STAGE", help="last stage")
     parser.add_argument("--force", action="store_true", help="do it again even where nothing changed")
     given = parser.parse_args(arguments)
-    try:
-        # A wrong input is told at once, not after the seconds in which Prefect starts a server.
-        bench = Workbench.open(given.config, given.run_dir)
-        runner.stages_of(bench.config, given.first, given.last)
-        made = preference(given.config, given.run_dir, given.first, given.last, given.force)
-    except JuryboxError as error:
-        return _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _fail("interrupted; what is done is kept, the same command goes on from there", 1)
+    with orderly() as ending:
+        try:
+            # A wrong input is told at once, not after the seconds in which Prefect starts a server.
+            bench = Workbench.open(given.config, given.run_dir)
+            runner.stages_of(bench.config, given.first, given.last)
+            made = preference(given.config, given.run_dir, given.first, given.last, given.force)
+        except JuryboxError as error:
+            return _fail(str(error), error.exit_code)
+        except KeyboardInterrupt:
+            return _fail("interrupted; what is done is kept, the same command goes on from there", ending.code)
     lines = figures.lines(made, bench.folder.path)
     lines += [f"pushed: {address}" for address in made.get("pushed", [])]
-    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.write("\n".join(printed(struck(line)) for line in lines) + "\n")
     return 0
 
 
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"error: {message}\n")
+    sys.stderr.write(f"error: {printed(struck(message))}\n")
     return code
 
 

@@ -16,8 +16,8 @@ from pipeline.engines.base import Advance, Answer, Call, Engine, Request
 from pipeline.ids import seed_from
 from pipeline.progress import Silent
 
-FINAL = ("unanswered", "too_long", "rejected")
-"""Errors that asking again in the same run cannot mend."""
+FINAL = ("unanswered", "rejected", "too_long", "content_filter")
+"""Reasons for which asking again in the same run cannot help."""
 T = TypeVar("T")
 
 
@@ -31,6 +31,8 @@ class Heard(Generic[T]):
     """The reply as it came; None when there was none."""
     call_keys: tuple[str, ...]
     """The calls behind it, one an attempt."""
+    reason: str | None = None
+    """Of the error: that of the answer, or of what could not be read."""
 
 
 class Later(Sequence[Request]):
@@ -91,7 +93,7 @@ def ask(
             calls[answer.call.call_key] = answer.call
             earlier = heard[at].call_keys if at in heard else ()
             heard[at] = _heard(requests[at], answer, partial(read, at), (*earlier, answer.call.call_key))
-            if heard[at].error is not None and not (answer.error or "").startswith(FINAL):
+            if heard[at].error is not None and answer.reason not in FINAL:
                 again.append(at)
         todo = again
         if not todo:
@@ -108,7 +110,7 @@ def words(answer: Answer) -> str:
     if answer.text is None:
         raise UnreadableError(answer.error or "no answer")
     if answer.finish_reason == "length":
-        raise UnreadableError("the reply was cut off at max_tokens; raise it")
+        raise UnreadableError("the reply was cut off at max_tokens; raise it", "cut_off")
     return answer.text
 
 
@@ -142,7 +144,12 @@ def _turn(requests: Sequence[Request], todo: Sequence[int], attempt: int, at: in
     request = requests[todo[at]]
     if not attempt:
         return request
-    return replace(request, attempt=attempt, seed=seed_from(request.seed, "attempt", attempt))
+    return replace(request, attempt=attempt, seed=attempt_seed(request.seed, attempt))
+
+
+def attempt_seed(seed: int, attempt: int) -> int:
+    """The seed of an attempt, the first of which has the request's own."""
+    return seed_from(seed, "attempt", attempt) if attempt else seed
 
 
 def _heard(request: Request, answer: Answer, read: Callable[[Answer], T], keys: tuple[str, ...]) -> Heard[T]:
@@ -152,4 +159,4 @@ def _heard(request: Request, answer: Answer, read: Callable[[Answer], T], keys: 
             shaped = replace(answer, text=unsealed(request, answer.text))
         return Heard(read(shaped), None, answer.text, keys)
     except UnreadableError as error:
-        return Heard(None, str(error), answer.text, keys)
+        return Heard(None, str(error), answer.text, keys, answer.reason or error.reason)

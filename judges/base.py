@@ -10,7 +10,10 @@ from typing import Any, Protocol
 
 from pipeline.comparison import Comparison, Order
 from pipeline.config import JudgeConfig
-from pipeline.engines.base import Call, Request, Toolbox
+from pipeline.engines.base import ASKED_AGAIN, Call, Request, Toolbox
+
+UNREADABLE = "unreadable"
+"""Reason of a reply that is not in the documented shape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,18 @@ class Judgment:
     rationale: str | None = None
     error: str | None = None
     call_keys: tuple[str, ...] = ()
+    reason: str | None = None
+    """Of a failed one by a model: that of its answer (``pipeline.calls.finality.Reason``), or ``unreadable``."""
+
+    @property
+    def unanswered(self) -> bool:
+        """Nothing final came: the next run asks again."""
+        return self.reason in ASKED_AGAIN
+
+    @property
+    def fault(self) -> str | None:
+        """Why it failed, the reason before the words, as frames keep it."""
+        return self.error if self.reason in (None, UNREADABLE) else f"{self.reason}: {self.error}"
 
     def __post_init__(self) -> None:
         if (self.preference is None) == (self.error is None):

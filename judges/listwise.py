@@ -17,12 +17,13 @@ from pydantic import Field
 from judges import framing, parsing
 from judges.asking import Heard, ask, spread, words
 from judges.base import Judgment, Labelled, Opinions
-from judges.rendering import fill, transcript
+from judges.rendering import fill
 from judges.sealing import sealed
 from pipeline.comparison import Comparison, Order
 from pipeline.config import JudgeConfig, ModelConfig
 from pipeline.engines.base import Answer, Request, Toolbox
 from pipeline.ids import seed_from, uniform_from
+from pipeline.transcript import transcript
 
 SHAPE = 'the letters from best to worst, parted by " > ", and by " = " where they are equally good'
 
@@ -218,7 +219,7 @@ def _places(groups: Sequence[Sequence[object]], letters: str) -> dict[str, float
 
 def _judgment(item: Comparison, order: Order, samples: Sequence[str], heard: Heard[Ranking]) -> Judgment:
     if heard.value is None:
-        return Judgment(item.pair_id, order, None, heard.text, heard.error, heard.call_keys)
+        return Judgment(item.pair_id, order, None, heard.text, heard.error, heard.call_keys, heard.reason)
     a, b = (heard.value.places[ascii_uppercase[samples.index(sample)]] for sample in (item.sample_a, item.sample_b))
     preference = (1 + (b - a) / (len(samples) - 1)) / 2
     return Judgment(item.pair_id, order, preference, heard.value.rationale, None, heard.call_keys)

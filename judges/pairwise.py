@@ -1,4 +1,32 @@
-"""An LM judge that reads both answers and says which is better. Touches its model through an engine only."""
+"""An LM judge that reads both answers and says which is better. Touches its model through an engine only.
+
+A comparison is one prompt an order. This is order ``ab``, the texts between fences that occur in none of them:
+
+    You compare two answers to the same prompt and decide which one is better by this rubric.
+    ...
+    The prompt:
+    <<prompt 1c8b5f02>>
+    What is the capital of France?
+    <</prompt 1c8b5f02>>
+
+    Answer A:
+    <<first e07d3a91>>
+    Paris.
+    <</first e07d3a91>>
+
+    Answer B:
+    <<second 52ab60cf>>
+    Lyon.
+    <</second 52ab60cf>>
+
+    Which answer is better, A or B?
+
+    Reply with JSON only: {"rationale": "<one or two sentences>", "verdict": "A" or "B" or "tie"}.
+
+The reply ``{"rationale": "Lyon is not the capital.", "verdict": "A"}`` says that the answer shown first is preferred:
+the judgment is P(a preferred) = 1. The same reply in order ``ba`` is 0, ``tie`` is 1/2 in both. A reply in any other
+shape is an error, never a tie. How it is asked: ``_request``; how it is read: ``_verdict``.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,12 +37,13 @@ from pydantic import Field, model_validator
 from judges import framing, parsing
 from judges.asking import Heard, Later, ask, logprobs, words
 from judges.base import Judgment, Labelled, Opinions
-from judges.rendering import fill, transcript
+from judges.rendering import fill
 from judges.sealing import sealed
 from pipeline.comparison import Comparison, Order
 from pipeline.config import JudgeConfig, ModelConfig
 from pipeline.engines.base import Answer, Request, Toolbox
 from pipeline.ids import seed_from, uniform_from
+from pipeline.transcript import transcript
 
 GRADES: Mapping[int, Mapping[str, float]] = {
     3: parsing.VERDICTS,
@@ -159,6 +188,6 @@ def _instructions(verdict: str, scale: int, *, whole: bool) -> str:
 
 def _judgment(item: Comparison, order: Order, heard: Heard[parsing.Verdict]) -> Judgment:
     if heard.value is None:
-        return Judgment(item.pair_id, order, None, heard.text, heard.error, heard.call_keys)
+        return Judgment(item.pair_id, order, None, heard.text, heard.error, heard.call_keys, heard.reason)
     preference = heard.value.first if order == "ab" else 1 - heard.value.first
     return Judgment(item.pair_id, order, preference, heard.value.rationale, None, heard.call_keys)

@@ -6,6 +6,7 @@ never a guess. Ratings are never searched for in prose.
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,6 +14,11 @@ from typing import Any, cast
 VERDICTS = {"A": 1.0, "B": 0.0, "tie": 0.5}
 """Preference for the answer shown first."""
 CHOICES = ("A", "B")
+FENCED = re.compile(r"(`{3,}|~{3,})[ \t]*(?:json[c5]?)?\s*(.*?)\s*\1", re.IGNORECASE | re.DOTALL)
+LABEL = "verdict"
+"""The word without which no reply in text is a verdict."""
+OBJECT = re.compile(r'\s*\{\s*"rationale"\s*:\s*"')
+"""How the object of a reply opens."""
 MIN_CHOICE_MASS = 0.01
 """Below this the model was saying something else, and its A or B means nothing."""
 
@@ -27,6 +33,10 @@ class Verdict:
 
 class UnreadableError(ValueError):
     """The reply is not in the documented shape."""
+
+    def __init__(self, message: str, reason: str = "unreadable") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 def from_text(text: str, verdicts: Mapping[str, float] = VERDICTS) -> Verdict:
@@ -79,21 +89,78 @@ def from_json(text: str, verdicts: Mapping[str, float] = VERDICTS) -> Verdict:
 
 
 def json_object(text: str, keys: Sequence[str]) -> dict[str, object]:
-    """A reply that is one JSON object with exactly *keys*, and nothing else.
+    """A reply that is one JSON object with exactly *keys*, and nothing else; a Markdown fence may stand around it.
+
+    A rationale may hold quotation marks and line ends that are not escaped, as judges write them when they quote, as
+    long as the last key comes once.
+
+    Args:
+        text: the reply.
+        keys: ``rationale``, and the key of the verdict.
 
     Raises:
         UnreadableError: no such object, a key too many or too few, or a repeated key.
     """
+    reply = unfenced(text)
     try:
-        value: object = json.loads(text, object_pairs_hook=_no_repeats)
-    except (ValueError, RecursionError) as error:
-        raise UnreadableError(f"expected one JSON object: {error}") from error
+        value = strict_json(reply)
+    except UnreadableError:
+        value = _sloppy(reply, keys[-1])
+        if value is None:
+            raise
     if not isinstance(value, dict):
         raise UnreadableError(f"expected a JSON object, found {type(value).__name__}")
     fields = cast("dict[str, object]", value)
     if set(fields) != set(keys):
         raise UnreadableError(f"expected the keys {', '.join(keys)}, found {sorted(fields)[:10]}")
     return fields
+
+
+def strict_json(text: str) -> object:
+    """A JSON value in which no key is given twice.
+
+    Raises:
+        UnreadableError: it is none.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_no_repeats)
+    except (ValueError, RecursionError) as error:
+        raise UnreadableError(f"expected one JSON object: {error}") from error
+
+
+def spoken(inside: str) -> str:
+    """What stands between the quotation marks of a JSON string; where they or line ends are not escaped, as it is."""
+    try:
+        return str(json.loads(f'"{inside}"'))
+    except ValueError:
+        return inside
+
+
+def quoted(line: str) -> str:
+    """A line of a rationale, marked as a quotation where it would read as the verdict."""
+    return f"> {line}" if line.strip().startswith("Verdict: ") else line
+
+
+def _sloppy(text: str, key: str) -> dict[str, object] | None:
+    """The object of a judge that did not escape what it quotes: a rationale up to *key*, which comes once and last."""
+    reply = text.strip()
+    opened, parts = OBJECT.match(reply), reply.split(f'"{key}"')
+    if opened is None or len(parts) != len(("before", "after")):
+        return None
+    rationale = re.fullmatch(r'(.*)"\s*,\s*', parts[0][opened.end() :], re.DOTALL)
+    value = re.fullmatch(r"\s*:(.*)\}", parts[1], re.DOTALL)
+    if rationale is None or value is None:
+        return None
+    try:
+        return {"rationale": spoken(rationale[1]), key: strict_json(value[1])}
+    except UnreadableError:
+        return None
+
+
+def unfenced(text: str) -> str:
+    """What a reply holds that is one fenced block of code (CommonMark); any other reply as it is."""
+    found = FENCED.fullmatch(text.strip())
+    return found[2] if found else text
 
 
 def rationale_of(fields: Mapping[str, object]) -> str | None:

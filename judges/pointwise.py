@@ -15,13 +15,14 @@ from pydantic import Field, StringConstraints, model_validator
 from judges import framing, parsing
 from judges.asking import Heard, ask, logprobs, spread, words
 from judges.base import Judgment, Labelled, Opinions, Rating
-from judges.rendering import fill, transcript
+from judges.rendering import fill
 from judges.sealing import sealed
 from pipeline.comparison import Comparison
 from pipeline.config import JudgeConfig, ModelConfig
 from pipeline.engines.base import Answer, Request, Toolbox
 from pipeline.errors import ConfigError
 from pipeline.ids import seed_from
+from pipeline.transcript import transcript
 
 OVERALL = "overall"
 LOGITS = 4.0
@@ -200,7 +201,7 @@ class PointwiseJudge:
         keys = tuple(key for _, heard in answers for key in heard.call_keys)
         failed = next((heard for _, heard in answers if heard.error is not None), None)
         if failed is not None:
-            return _Mark(by_aspect, keys, None, 0.0, failed.text, failed.error)
+            return _Mark(by_aspect, keys, None, 0.0, failed.text, failed.error, failed.reason)
         total = sum(self.options.aspects.values())
         mean = sum(weight * by_aspect[name][0] for name, weight in self.options.aspects.items()) / total
         share = (mean - 1) / (self.options.scale - 1)
@@ -220,6 +221,7 @@ class _Mark:
     """The same from 0, the bottom of the scale, to 1, its top."""
     words: str | None
     error: str | None
+    reason: str | None = None
 
     def ratings(self, sample: str) -> list[Rating]:
         """Every aspect, and their weighted mean where there are several."""
@@ -305,7 +307,7 @@ def _judgment(item: Comparison, a: _Mark, b: _Mark) -> Judgment:
     keys = (*a.call_keys, *b.call_keys)
     failed = next((mark for mark in (a, b) if mark.error is not None), None)
     if failed is not None:
-        return Judgment(item.pair_id, "ab", None, failed.words, failed.error, keys)
+        return Judgment(item.pair_id, "ab", None, failed.words, failed.error, keys, failed.reason)
     said = [f"{side}: {mark.words}" for side, mark in (("a", a), ("b", b)) if mark.words]
     preference = 1 / (1 + math.exp(-LOGITS * (a.share - b.share)))
     return Judgment(item.pair_id, "ab", preference, "\n".join(said) or None, None, keys)

@@ -7,29 +7,15 @@ text (``pipeline.control_tokens``). The same text under the same secret gets the
 caches hit.
 """
 
-import hmac
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 
 from pipeline.control_tokens import defused
+from pipeline.transcript import fence_tag
 
 NAMES = ("prompt", "first", "second", "reference", "answer")
 """Placeholders that a template may have besides those of the texts it is filled with."""
-ROLES = ("system", "user", "assistant", "tool", "developer")
-
-
-def fence_tag(secret: bytes, text: str, others: Sequence[str] = ()) -> str:
-    """Eight hex digits for *text* that occur neither in it nor in *others*."""
-    drawn = hmac.digest(secret, f"0\x00{text}".encode(), "sha256")
-    attempt = 0
-    # No tag spans two of them.
-    shown = "\n".join((text, *others))
-    # Cheap to draw again: a text may hold thousands of tags that its author foresaw.
-    while (tag := drawn.hex()[:8]) in shown:
-        attempt += 1
-        drawn = hmac.digest(secret, attempt.to_bytes(8, "big") + drawn, "sha256")
-    return tag
 
 
 def fill(template: str, texts: Mapping[str, str], secret: bytes) -> str:
@@ -52,19 +38,3 @@ def fill(template: str, texts: Mapping[str, str], secret: bytes) -> str:
 @lru_cache(maxsize=64)
 def _placeholder(names: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(rf"\{{({'|'.join(map(re.escape, dict.fromkeys((*NAMES, *names))))})\}}")
-
-
-def transcript(messages: Sequence[tuple[str, str]]) -> str:
-    """A conversation as one text: a lone user turn is its own words, anything else is labelled by role.
-
-    Where a turn's own words hold such a label, every label carries eight hex digits that occur in none of the turns, so
-    that nobody can speak in another role.
-    """
-    contents = [content for _, content in messages]
-    held = any("[" in content for content in contents) and any(
-        f"[{role}]" in content for content in contents for role in {*ROLES, *(role for role, _ in messages)}
-    )
-    if len(messages) == 1 and messages[0][0] == "user" and not held:
-        return contents[0]
-    tag = f" {fence_tag(b'', repr(contents), contents)}" if held else ""
-    return "\n\n".join(f"[{role}{tag}]\n{content}" for role, content in messages)

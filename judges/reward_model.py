@@ -144,7 +144,8 @@ class RewardModelJudge:
             a, b = marks[item.sample_a], marks[item.sample_b]
             keys = (*a.call_keys, *b.call_keys)
             if a.value is None or b.value is None:
-                judgments.append(Judgment(item.pair_id, "ab", None, error=a.error or b.error, call_keys=keys))
+                bad = a if a.value is None else b
+                judgments.append(Judgment(item.pair_id, "ab", None, None, bad.error, keys, bad.reason))
             else:
                 judgments.append(Judgment(item.pair_id, "ab", _logistic(a.value - b.value), call_keys=keys))
         self.toolbox.advance(len(comparisons))
@@ -207,8 +208,8 @@ class RewardModelJudge:
         model = model.to(device).eval()
         tokens = {key: _tokens(tokenizer, *answer) for key, answer in answers.items()}
         order = sorted(tokens, key=lambda key: (len(tokens[key]), key))
-        why = f"too_long: prompt and answer exceed max_length {self.options.max_length}"
-        unscored: Heard[float] = Heard(None, why, None, ())
+        why = f"prompt and answer exceed max_length {self.options.max_length}"
+        unscored: Heard[float] = Heard(None, why, None, (), "too_long")
         marks = dict.fromkeys(order, unscored)
         for batch in _batches([key for key in order if len(tokens[key]) <= self.options.max_length], tokens):
             rows = [tokens[key] for key in batch]

@@ -83,12 +83,13 @@ def run_pipeline(
     from pipeline.commands.imports import refuse_judges_of_two_kinds
 
     refuse_judges_of_two_kinds(bench)
-    bench.folder.write_text("config.yaml", bench.source)
     done: list[StageReport] = []
-    try:
-        for name in stages_of(bench.config, first, last):
-            done.append(run_stage(bench, name, force=force))  # noqa: PERF401  what is done counts if one fails
-    finally:
-        if done:
-            report.write(bench)
+    with bench.writing():
+        bench.folder.write_text("config.yaml", bench.source)
+        try:
+            for name in stages_of(bench.config, first, last):
+                done.append(run_stage(bench, name, force=force))  # noqa: PERF401  what is done counts if one fails
+        finally:
+            if done:
+                report.write(bench)
     return done

@@ -1,9 +1,12 @@
 """The command line. Parses arguments, opens the run, prints; the work is done elsewhere and imported when needed.
 
-Exit codes: 0 done, 1 the job failed, 2 the input is wrong.
+Exit codes: 0 done, 1 the job failed, 2 the input is wrong, 130 after Ctrl-C, 143 after SIGTERM.
 """
 
+import contextlib
+import errno
 import json
+import os
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -30,8 +33,6 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and n
 Force = Annotated[bool, typer.Option("--force", help="Do it again even where nothing changed.")]
 
 REFUSED_SHOWN = 60
-TYPER_INTERRUPTED = 130
-"""Typer turns Ctrl-C into this exit code and says nothing."""
 STAGES = {
     "load": "Read the prompts.",
     "generate": "Sample answers to every prompt.",
@@ -65,8 +66,31 @@ def opened(config: Path, run_dir: Path | None, *, quiet: bool) -> "Generator[Wor
 
 
 def say(lines: list[str], value: object, *, as_json: bool) -> None:
-    """Print for a person, or for a program."""
-    typer.echo(json.dumps(value, ensure_ascii=False, default=str) if as_json else "\n".join(lines))
+    """Print for a person, or for a program: nothing from outside steers the terminal, and no secret is printed."""
+    from pipeline.secrets import struck
+    from pipeline.shown import printed, printed_json
+
+    if as_json:
+        _print(printed_json(struck(json.dumps(value, ensure_ascii=False, default=str))))
+    else:
+        _print("\n".join(printed(struck(line)) for line in lines))
+
+
+def _print(text: str) -> None:
+    """Raises JobError where standard output takes nothing; a reader that went away (`| head`) is Typer's to end on."""
+    try:
+        typer.echo(text)
+    except OSError as error:
+        with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+            os.dup2(nowhere.fileno(), 1)  # what is left in the buffer would fail again when Python ends
+        if error.errno == errno.EPIPE:
+            raise
+        from pipeline.errors import JobError
+
+        raise JobError(
+            f"standard output cannot be written ({error.strerror}); free space or send it elsewhere: what was done is "
+            "kept, and the same command prints it again"
+        ) from error
 
 
 @app.command()
@@ -206,7 +230,7 @@ def label(
     """The labelling page for one or more people: blind, keys A, B, T, S and Z. Serves until Ctrl-C."""
     from dashboard import serve
     from pipeline.labels import queues as labelling
-    from pipeline.labels.book import LabelBook, book_of
+    from pipeline.labels.book import FILE, LabelBook
 
     with opened(config, run_dir, quiet=True) as bench:
         if export is not None:
@@ -215,7 +239,7 @@ def label(
             return
         serve.check(host)
         labelling.guidelines(bench.config.labels)
-        book = LabelBook(book_of(bench.folder.path), bench.seed)
+        book = LabelBook(bench.folder.local(FILE), bench.seed)
         queues = labelling.prepare(bench, book, audit=audit, active=active, gold=gold, each=each, one_pair=one_pair)
         folder = bench.folder.path
     say([f"{name}: {count} pairs" for name, count in queues.items()], queues, as_json=as_json)
@@ -296,6 +320,31 @@ def plan(
 
 
 @app.command()
+def batches(
+    config: ConfigFile,
+    give_up: Annotated[
+        str | None, typer.Option("--give-up", metavar="ID", help="Cancel this batch and read what it has done.")
+    ] = None,
+    now: Annotated[
+        bool, typer.Option("--now", help="With --give-up: do not ask the vendor; all of its calls stay charged.")
+    ] = False,
+    run_dir: RunDir = None,
+    as_json: Json = False,
+) -> None:
+    """Batches that wait at a vendor's batch API; --give-up ends one, and its calls may be made again."""
+    from pipeline.commands import batches as waiting
+    from pipeline.errors import InputError
+
+    if now and give_up is None:
+        raise InputError("--now goes with --give-up ID")
+    with opened(config, run_dir, quiet=True) as bench:
+        said = None if give_up is None else waiting.give_up(bench, give_up, now=now)
+        rows = waiting.listed(bench)
+    lines = ([said] if said else []) + waiting.lines(rows)
+    say(lines, {"given_up": said, "open": rows}, as_json=as_json)
+
+
+@app.command()
 def schedule(
     config: ConfigFile,
     cron: Annotated[str, typer.Option("--cron", help='When, e.g. "0 2 * * *".')],
@@ -315,7 +364,7 @@ def init(
     from pipeline.commands.starter import write
 
     for path in write(folder):
-        typer.echo(f"wrote {path}")
+        say([f"wrote {path}"], None, as_json=False)
 
 
 @app.command()
@@ -332,25 +381,55 @@ def schema() -> None:
     """JSON Schema of the config."""
     from pipeline.commands.checks import config_schema
 
-    typer.echo(json.dumps(config_schema(), indent=2))
+    _print(json.dumps(config_schema(), indent=2))
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The console script: run a command, turn errors into messages and exit codes."""
-    from pipeline.errors import JuryboxError
+    from pipeline.errors import ConfigError, JuryboxError
+    from pipeline.interrupts import INTERRUPTED, orderly
 
-    try:
-        app(arguments)
-    except JuryboxError as error:
-        sys.exit(_fail(str(error), error.exit_code))
-    except (KeyboardInterrupt, SystemExit) as end:
-        if isinstance(end, SystemExit) and end.code != TYPER_INTERRUPTED:
-            raise
-        sys.exit(_fail("interrupted; what is done is kept, the same command goes on from there", 1))
+    _streams()
+    with orderly() as ending:
+        try:
+            app(arguments)
+        except ConfigError as error:  # has a line for each fault
+            sys.exit(_fail(str(error).split("\n"), error.exit_code))
+        except JuryboxError as error:
+            sys.exit(_fail([str(error)], error.exit_code))
+        except (KeyboardInterrupt, SystemExit) as end:
+            # Typer turns Ctrl-C into this exit code and says nothing.
+            if isinstance(end, SystemExit) and end.code != INTERRUPTED:
+                raise
+            ending.at_once()
+            message = "interrupted; what is done is kept, the same command goes on from there"
+            sys.exit(_fail([message], ending.code))
 
 
-def _fail(message: str, code: int) -> int:
-    typer.echo(f"error: {message}", err=True)
+def _streams() -> None:
+    """Make standard streams that can take any text, whatever the shell closed and whichever encoding it set.
+
+    A file of ours that got the number of a closed stream would be written into by whoever prints to that.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(number, "r" if name == "stdin" else "w", encoding="utf-8", closefd=False))  # noqa: SIM115
+        elif name != "stdin" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _fail(lines: list[str], code: int) -> int:
+    from pipeline.secrets import struck
+    from pipeline.shown import printed
+
+    # All but the first are set in, so that none passes for a line of ours.
+    with contextlib.suppress(OSError):  # where nothing can be told, the exit code tells
+        typer.echo("error: " + "\n  ".join(printed(struck(line)) for line in lines), err=True)
     return code
 
 

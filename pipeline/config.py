@@ -1,22 +1,22 @@
-"""The config of a run: YAML in, frozen pydantic models out. Reads the config file and nothing else.
+"""The config of a run as frozen pydantic models. Touches no file but to see whether one is there.
 
-Field docstrings are the documentation (``jurybox schema`` prints them). Unknown keys are errors with a
-suggestion; paths are relative to the config's folder.
+Field docstrings are the documentation (``jurybox schema`` prints them); ``pipeline.config_file`` reads YAML into these.
+Unknown keys are errors; paths are relative to the config's folder.
 """
 
-import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
+from urllib.parse import parse_qsl, urlsplit
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    SecretStr,
     SerializeAsAny,
     ValidationError,
     ValidationInfo,
@@ -27,12 +27,19 @@ from pydantic_core import PydanticCustomError
 
 from pipeline import discovery, prices
 from pipeline.errors import ConfigError
+from pipeline.secrets import TOKEN_LIKE, VARIABLE, confidential
+
+NOT_SHOWN = "secret"
+"""Type of the errors whose value may be a secret and is not repeated."""
+CREDENTIAL_HEADER = re.compile(r"(?i)(proxy-)?authorization|cookie")
+CREDENTIAL = re.compile(r"(?i)(^|_)(api_?key|(hf|auth|access)_token|password|secret)$")
+"""Names of engine arguments that hold a secret."""
 
 
 class Frozen(BaseModel):
-    """Base of every config model: immutable, no unknown keys, docstrings as descriptions."""
+    """Base of every config model: immutable, no unknown keys, finite numbers, docstrings as descriptions."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 def _base(info: ValidationInfo) -> Path | None:
@@ -67,11 +74,44 @@ def _known(package: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _not_shown(message: str) -> PydanticCustomError:
+    return PydanticCustomError(NOT_SHOWN, "{message}", {"message": message})
+
+
+def _variable(name: str) -> str:
+    """The name of an environment variable, and not what somebody meant to put into it."""
+    if VARIABLE.fullmatch(name) is None or TOKEN_LIKE.fullmatch(name):
+        raise _not_shown(
+            "is no name of an environment variable but may be the secret itself (so it is not repeated here); put it "
+            "into a variable, and write that variable's name, e.g. OPENAI_API_KEY"
+        )
+    return name
+
+
+def _without_credentials(url: str) -> str:
+    """A base URL that may be written into a run's folder, into errors and into Prefect's database."""
+    remedy = "; put the key into an environment variable and name that in `api_key_env`"
+    try:
+        parts = urlsplit(url)
+        # A key may hold a slash, so an `@` anywhere may end one; that of a path is written %40.
+        fault = "holds a user or a key before its `@`" if "@" in url else None
+        if parts.port is None and fault is None and not parts.hostname:
+            fault = "names no host"
+    except ValueError:
+        raise _not_shown(f"is no URL that can be read: a key in it must not be there{remedy}") from None
+    if parts.query or parts.fragment:
+        fault = "has a query or a fragment, which is not sent but copied wherever the URL is shown"
+    if fault is not None:
+        raise _not_shown(f"{fault}{remedy}")
+    return url
+
+
 EngineKind = Annotated[str, _known("pipeline.engines")]
 ImporterKind = Annotated[str, _known("pipeline.importers")]
 AggregationKind = Annotated[str, _known("pipeline.aggregation")]
 ExportKind = Annotated[str, _known("pipeline.exports")]
 ConfigPath = Annotated[Path, AfterValidator(_beside_config)]
+VariableName = Annotated[str, AfterValidator(_variable)]
 ModelName = Annotated[str, AfterValidator(_model_beside_config), Field(min_length=1)]
 
 
@@ -111,12 +151,57 @@ class BatchConfig(Frozen):
     """Largest input file, bytes."""
 
 
-class EndpointConfig(Frozen):
+OTHER_BOUNDS = ("max_completion_tokens", "max_output_tokens", "max_new_tokens")
+"""What else than `max_tokens` bounds an answer."""
+SET_ELSEWHERE = {
+    "messages": "the data",
+    "model": "`model`",
+    "stream": "jurybox, which reads whole replies",
+    "n": "`samples`",
+}
+"""Fields of a request that `body` may not set, and what sets them."""
+
+
+class WireConfig(Frozen):
+    """What differs from the protocol at an endpoint or for a model; a model's keys go before its endpoint's."""
+
+    body: dict[str, Any] = Field(default_factory=dict)
+    """Fields added to every request; null removes one: `{max_tokens: null, max_completion_tokens: 512}` renames it."""
+    headers: dict[str, SecretStr | None] = Field(default_factory=dict)
+    """HTTP headers added to every request, e.g. `{api-key: ${AZURE_KEY}}`; `${NAME}` is that environment variable, null
+    removes a header that is usually sent."""
+    query: dict[str, str] = Field(default_factory=dict)
+    """Query of the URL, e.g. Azure's `{api-version: 2024-10-21}`; `${NAME}` is that environment variable."""
+    structured: Literal["json_schema", "json_object", "none"] | None = None
+    """How a judge's JSON is asked for besides in words; by default what the endpoint is known to take."""
+
+    @field_validator("headers", "query")
+    @classmethod
+    def _named_secrets(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name, given in value.items():
+            text = given.get_secret_value() if isinstance(given, SecretStr) else given
+            if text and (confidential(name) or CREDENTIAL_HEADER.fullmatch(name)) and "${" not in text:
+                raise _not_shown(
+                    f"{name!r} holds a secret, which a config is no place for; put it into an environment variable and "
+                    f"write {name}: ${{NAME}}"
+                )
+        return value
+
+    @field_validator("body")
+    @classmethod
+    def _own_fields(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name, owner in SET_ELSEWHERE.items():
+            if name in value:
+                raise ValueError(f"{name!r} is set by {owner}; leave it out of `body`")
+        return value
+
+
+class EndpointConfig(WireConfig):
     """An OpenAI-compatible endpoint, defined once and named."""
 
-    base_url: str = Field(pattern=r"^https?://")
-    """Everything before `/chat/completions`."""
-    api_key_env: str | None = None
+    base_url: Annotated[str, AfterValidator(_without_credentials)] = Field(pattern=r"^https?://")
+    """Everything before `/chat/completions`, without a key."""
+    api_key_env: VariableName | None = None
     """Environment variable that holds the key; none for servers without one."""
     concurrency: int = Field(default=64, ge=1)
     """Calls in flight at once."""
@@ -141,7 +226,7 @@ class EndpointConfig(Frozen):
         return price if price is None or options.batch is None else price.by_batch()
 
 
-class ModelConfig(Frozen):
+class ModelConfig(WireConfig):
     """Where a model runs: an endpoint, or in this process. Base of generators and LM judges."""
 
     model: ModelName
@@ -159,6 +244,17 @@ class ModelConfig(Frozen):
     batch: BatchConfig | None = None
     """Calls go by the endpoint's batch API; a bare `true` is enough."""
 
+    @field_validator("engine_args")
+    @classmethod
+    def _no_credential(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name, given in value.items():
+            if CREDENTIAL.search(name) and isinstance(given, str):
+                raise _not_shown(
+                    f"{name!r} holds a secret, which a config is no place for; export it as the variable that the "
+                    "engine reads, e.g. HF_TOKEN"
+                )
+        return value
+
     @field_validator("batch", mode="before")
     @classmethod
     def _bare_batch(cls, value: object) -> object:
@@ -173,6 +269,8 @@ class ModelConfig(Frozen):
     def _one_place(self) -> "ModelConfig":
         if (self.endpoint is None) == (self.engine is None):
             raise ValueError("needs exactly one of `endpoint` and `engine`")
+        if self.endpoint is None and (self.body or self.headers or self.query or self.structured):
+            raise ValueError("`body`, `headers`, `query` and `structured` are an endpoint's and need `endpoint`")
         if self.batch is not None and self.endpoint is None:
             raise ValueError("`batch` is an endpoint's API and needs `endpoint`; in this process use `vllm_batch`")
         return self
@@ -189,6 +287,10 @@ class GeneratorConfig(ModelConfig):
     """Nucleus sampling; 1 samples the whole distribution."""
     system: str | None = None
     """System message put before conversations that have none."""
+    max_attempts: int = Field(default=1, ge=1)
+    """How often an answer that was cut off or that the model refused may be asked for, each paid for."""
+    keep_cut_off: bool = False
+    """Whether answers that ended at `max_tokens` are kept; by default they are dropped with the reason `cut_off`."""
 
     @field_validator("temperatures")
     @classmethod
@@ -279,19 +381,29 @@ class LedgerConfig(Frozen):
 
     url: str | None = None
     """`postgresql+psycopg://user@host/database`, without a password: that stays in `PGPASSWORD` or `~/.pgpass`."""
-    url_env: str | None = None
+    url_env: VariableName | None = None
     """Environment variable that holds the URL, which may then carry a password."""
 
     @model_validator(mode="after")
     def _one_place(self) -> "LedgerConfig":
         if (self.url is None) == (self.url_env is None):
             raise ValueError("`ledger` takes `url` or `url_env`, one of the two")
-        if self.url is not None and not re.match(r"postgresql(\+psycopg)?://", self.url):
-            # The value is not repeated: it may hold a password.
-            raise _fault(("url",), "is no URL of a PostgreSQL database; write postgresql+psycopg://user@host/database")
-        if self.url is not None and re.search(r"://[^/@]*:[^/]*@|[?&]password=", self.url):
-            raise _fault(("url",), "holds a password; name a variable with the whole URL in `url_env` instead")
         return self
+
+    @field_validator("url")
+    @classmethod
+    def _public(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        if not re.match(r"postgresql(\+psycopg)?://", url):
+            raise _not_shown("is no URL of a PostgreSQL database; write postgresql+psycopg://user@host/database")
+        place, _, query = url.partition("?")
+        # A password may hold a slash: whatever stands before the last `@` is user and password.
+        user = place.partition("://")[2].rpartition("@")[0]
+        named = [name for name, _ in parse_qsl(query, keep_blank_values=True)]
+        if ":" in user or "/" in user or any(confidential(name) for name in named):
+            raise _not_shown("holds a password; name a variable with the whole URL in `url_env` instead")
+        return url
 
 
 class PanelConfig(Frozen):
@@ -338,6 +450,18 @@ class GateConfig(Frozen):
     """Stop the run when nothing can be certified, instead of keeping pairs uncertified."""
 
 
+class FilterConfig(Frozen):
+    """What every filter of pairs has; each kind adds its own keys."""
+
+    kind: str
+    """`./file.py:Name` of your own, or a kind of `pipeline/filters/`; a bare kind is enough."""
+
+
+def _filter_of_its_kind(item: object, info: ValidationInfo) -> object:
+    named = {"kind": item} if isinstance(item, str) else item
+    return _options(named, "pipeline.filters", "{Kind}Filter", "kind", FilterConfig, info)
+
+
 class SelectConfig(Frozen):
     """Which judged pairs go into the dataset: a strategy for each prompt, then filters."""
 
@@ -359,6 +483,8 @@ nearest to two standard deviations below the mean; or every pair."""
     languages: Literal["prompt"] | tuple[Annotated[str, Field(pattern=r"^[a-z]{2,3}$")], ...] | None = None
     """Languages both answers must be in: `prompt` for the prompt's own, or a list of ISO 639-1 codes; needs the \
 extra `language`."""
+    filters: tuple[Annotated[SerializeAsAny[FilterConfig], BeforeValidator(_filter_of_its_kind)], ...] = ()
+    """More filters, in this order, after those above; each drop has its filter's reason."""
 
 
 class TrainConfig(Frozen):
@@ -386,7 +512,7 @@ class PushConfig(Frozen):
     """`org/name`; the adapter goes to `org/name-adapter`."""
     private: bool = True
     """Create private repositories."""
-    token_env: str = "HF_TOKEN"  # noqa: S105  the variable's name
+    token_env: VariableName = "HF_TOKEN"  # noqa: S105  the variable's name
     """Environment variable that holds the token."""
 
 
@@ -399,7 +525,7 @@ class Config(Frozen):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     """Name of the run and of its folder under `runs/`."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=-(2**63), lt=2**63)
     """Seed of everything random; each event's own seed is hashed from this and the content."""
     prompts: PromptsConfig | None = None
     """Prompts to answer; none when prompts, samples or pairs are imported."""
@@ -429,6 +555,9 @@ class Config(Frozen):
     """Which pairs are kept."""
     export: tuple[ExportKind, ...] = ("trl_dpo",)
     """Dataset formats: `trl_dpo`, `jsonl`, `kto`, `openai_dpo`, or your own `./file.py:Name`."""
+    export_reasoning: Literal["drop", "keep"] = "drop"
+    """Whether what models wrote before their answers goes into the dataset, in columns of its own; also written
+    `export: {formats: [trl_dpo], reasoning: keep}`."""
     test_fraction: float = Field(default=0.1, ge=0, lt=1)
     """Share of prompts in the dataset's test split."""
     licence: str = "unknown"
@@ -444,15 +573,38 @@ class Config(Frozen):
         """Judge -> its model, of the judges that are models."""
         return {judge.name: judge.label for judge in self.judges if isinstance(judge, ModelConfig)}
 
-    def base_url(self, options: object) -> str | None:
-        """Where the model of a generator or judge is asked: a moved endpoint is another model. None in this process."""
+    def base_url(self, options: object) -> object:
+        """Where and how the model of a generator or judge is asked, JSON-able: a moved endpoint is another model.
+
+        None in this process.
+        """
         name = cast("str | None", getattr(options, "endpoint", None))
-        return None if name is None else self.endpoints[name].base_url
+        if name is None:
+            return None
+        endpoint = self.endpoints[name]
+        differs = endpoint.model_dump(mode="json", include={"body", "query", "structured"}, exclude_defaults=True)
+        return {"base_url": endpoint.base_url, **differs} if differs else endpoint.base_url
 
     def endpoints_of(self, *options: object) -> frozenset[str]:
         """Names of the endpoints of generators and judges."""
         names = (cast("str | None", getattr(each, "endpoint", None)) for each in options)
         return frozenset(name for name in names if name is not None)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _export_with_reasoning(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        fields = cast("dict[str, object]", value)
+        how = fields.get("export")
+        if not isinstance(how, Mapping):
+            return fields
+        said = cast("Mapping[str, object]", how)
+        if set(said) - {"formats", "reasoning"}:
+            raise ValueError(f"`export` takes formats and reasoning, found {', '.join(map(str, said))}")
+        others = {key: one for key, one in fields.items() if key != "export"}
+        formats = {"export": said["formats"]} if "formats" in said else {}
+        return {**others, **formats, "export_reasoning": said.get("reasoning", "drop")}
 
     @field_validator("train", mode="before")
     @classmethod
@@ -532,6 +684,7 @@ class Config(Frozen):
                     )
                 if not isinstance(user, ModelConfig) or self.budget is None:
                     continue
+                self._bounded(key, at, user)
                 if self.endpoints[name].price_of(user) is None:
                     raise _fault(
                         (key, at, "price"),
@@ -541,6 +694,18 @@ class Config(Frozen):
         if self.labels.path is not None and self.labels.simulated is not None:
             raise ValueError("`labels` takes `path` or `simulated`, not both")
         return self
+
+    def _bounded(self, key: str, at: int, user: ModelConfig) -> None:
+        """Under a budget every request says how long the answer may be at most."""
+        changed = {**self.endpoints[user.endpoint or ""].body, **user.body}
+        if "max_tokens" not in changed or changed["max_tokens"] is not None:
+            return
+        if not any(isinstance(changed.get(name), int) for name in OTHER_BOUNDS):
+            raise _fault(
+                (key, at, "body"),
+                f"model {user.model!r} sends no `max_tokens`, so its calls cannot be held under `budget`; add "
+                "body: {max_completion_tokens: ...} or the endpoint's own word for it",
+            )
 
 
 def _fault(keys: tuple[str | int, ...], message: str) -> ValidationError:
@@ -563,108 +728,3 @@ def _options(item: object, package: str, attribute: str, key: str, base: type[Fr
         raise ValueError(str(error)) from error
     model = cast("type[Frozen]", getattr(plugin, "Options", base))
     return model.model_validate(fields, context=info.context)
-
-
-def load(path: Path) -> Config:
-    """The config at *path*.
-
-    Raises:
-        ConfigError: naming the file, each wrong key with its line, what was found and what is allowed.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); give the path of a YAML config") from error
-    try:
-        tree = cast("yaml.Node | None", cast("Any", yaml).compose(text, Loader=yaml.SafeLoader))
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: is not valid YAML: {error}") from error
-    for line, key in _repeated(tree):
-        raise ConfigError(f"{path}:{line}: {key}: the key is given twice; keep one")
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: holds {type(data).__name__}, a config is a mapping of keys; see `init`")
-    try:
-        return Config.model_validate(data, context={"base": path.resolve().parent})
-    except ValidationError as error:
-        lines = [_explain(path, tree, cast("Mapping[str, Any]", problem)) for problem in error.errors()]
-        raise ConfigError("\n".join(lines)) from error
-
-
-def _repeated(node: yaml.Node | None) -> Iterator[tuple[int, str]]:
-    """(line, key) of every key that a mapping has a second time; YAML would silently take the last."""
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in cast("list[tuple[yaml.ScalarNode, yaml.Node]]", node.value):
-            if str(key.value) in seen:
-                yield key.start_mark.line + 1, str(key.value)
-            seen.add(str(key.value))
-            yield from _repeated(value)
-    elif isinstance(node, yaml.SequenceNode):
-        for item in cast("list[yaml.Node]", node.value):
-            yield from _repeated(item)
-
-
-def _explain(path: Path, tree: yaml.Node | None, problem: Mapping[str, Any]) -> str:
-    keys = cast("Sequence[str | int]", problem["loc"])
-    where = f"{path}:{_line(tree, keys)}: {'.'.join(str(key) for key in keys) or 'config'}"
-    if problem["type"] == "extra_forbidden":
-        allowed = _allowed(keys[:-1])
-        close = difflib.get_close_matches(str(keys[-1]), allowed, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(allowed)}"
-        return f"{where}: unknown key; {hint}"
-    if problem["type"] == "missing":
-        return f"{where}: required key is missing; {_description(keys)}"
-    found = problem.get("input")
-    shown = "" if isinstance(found, Mapping | list | BaseModel) else f"; found {found!r}"
-    return f"{where}: {problem['msg'].removeprefix('Value error, ')}{shown}"
-
-
-def _line(tree: yaml.Node | None, keys: Sequence[str | int]) -> int:
-    """1-based line of the deepest part of *keys* that the file has."""
-    node, line = tree, 1
-    for key in keys:
-        found: yaml.Node | None = None
-        if isinstance(node, yaml.MappingNode):
-            for key_node, value_node in cast("list[tuple[yaml.ScalarNode, yaml.Node]]", node.value):
-                if key_node.value == str(key):
-                    line, found = key_node.start_mark.line + 1, value_node
-        elif isinstance(node, yaml.SequenceNode) and isinstance(key, int):
-            items = cast("list[yaml.Node]", node.value)
-            found = items[key] if key < len(items) else None
-            line = found.start_mark.line + 1 if found is not None else line
-        if found is None:
-            break
-        node = found
-    return line
-
-
-def _models_at(keys: Sequence[str | int]) -> list[type[BaseModel]]:
-    """Every model that the value at *keys* may have: subclasses included, for kinds with keys of their own."""
-    models: list[type[BaseModel]] = [Config]
-    for key in keys:
-        if isinstance(key, int):
-            continue
-        inner = [m.model_fields[key].annotation for m in models if key in m.model_fields]
-        found = [model for annotation in inner for model in _models_in(annotation)]
-        models = found or models
-    return [known for model in models for known in (model, *model.__subclasses__())]
-
-
-def _models_in(annotation: object) -> list[type[BaseModel]]:
-    if isinstance(annotation, type):
-        return [annotation] if issubclass(annotation, BaseModel) else []
-    arguments = cast("tuple[object, ...]", getattr(annotation, "__args__", ()))
-    return [model for argument in arguments for model in _models_in(argument)]
-
-
-def _allowed(keys: Sequence[str | int]) -> list[str]:
-    return sorted({name for model in _models_at(keys) for name in model.model_fields})
-
-
-def _description(keys: Sequence[str | int]) -> str:
-    for model in _models_at(keys[:-1]):
-        field = model.model_fields.get(str(keys[-1]))
-        if field is not None and field.description:
-            return field.description
-    return "see `jurybox schema`"

@@ -17,10 +17,12 @@ from typing import Any
 from pipeline.errors import ConfigError
 
 KINDS = {
+    "dashboard.charts": "panel",
     "judges": "{Kind}Judge",
     "pipeline.aggregation": "{Kind}Aggregation",
     "pipeline.engines": "{Kind}Engine",
     "pipeline.exports": "export",
+    "pipeline.filters": "{Kind}Filter",
     "pipeline.importers": "(?:read|write)_[a-z_]+",
     "pipeline.pairing": "{Kind}Pairing",
     "training.methods": "{Kind}Method",

@@ -12,13 +12,22 @@ JuryboxError
     └── StageError          a stage has nothing it can work on, or its result breaks its schema
 
 A failure of one call, one row or one judge is no exception: it is a counted row with its reason.
+
+What an endpoint or a plug-in said may repeat a key, so secrets are struck from every message when it is made: wherever
+an error is shown, logged or stored, it is clean.
 """
+
+from pipeline.secrets import struck
 
 
 class JuryboxError(Exception):
     """Base of all errors; the message names what was found, what is allowed and the remedy."""
 
     exit_code = 1
+
+    def __init__(self, message: str, *more: object) -> None:
+        """*message*, less the secrets that this process knows."""
+        super().__init__(struck(message), *more)
 
 
 class InputError(JuryboxError):

@@ -3,6 +3,7 @@
 Writes to standard error, and the one file.
 """
 
+import contextlib
 import os
 import socket
 import sys
@@ -10,8 +11,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from pipeline.shown import line
+
 STATUS = "status.json"
 """In the run's folder: what the process that last worked on it is, or was, doing."""
+LONGEST_NOTE = 1_000
 Write = Callable[[str, Mapping[str, object]], None]
 """Writes a JSON file of the run's folder, whole or not at all (``pipeline.store.RunFolder.write_json``)."""
 
@@ -31,6 +35,10 @@ class Progress(Protocol):
         """The stage is over; *rows* counts what it wrote, by frame."""
         ...
 
+    def note(self, text: str) -> None:
+        """Something that whoever watches should know, and that stops nothing."""
+        ...
+
 
 class Silent:
     """Shows nothing: tests, flows and ``--json``."""
@@ -42,6 +50,9 @@ class Silent:
         """See Progress."""
 
     def end(self, stage: str, rows: Mapping[str, int], *, skipped: bool) -> None:
+        """See Progress."""
+
+    def note(self, text: str) -> None:
         """See Progress."""
 
 
@@ -78,6 +89,10 @@ class StatusFile:
         self.other.end(stage, rows, skipped=skipped)
         self._record("ended")
         self.stage = ""
+
+    def note(self, text: str) -> None:
+        """See Progress."""
+        self.other.note(text)
 
     def failed(self) -> None:
         """The stage that is running, if any, goes no further."""
@@ -130,8 +145,14 @@ class Lines:
         how = "unchanged, skipped" if skipped else f"done in {time.monotonic() - self.started:.1f} s"
         self._say(f"{stage}: {how}{': ' + made if made else ''}")
 
+    def note(self, text: str) -> None:
+        """See Progress."""
+        self._say(f"note: {line(text, LONGEST_NOTE)}")
+
     def _say(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        # A run that is paid for does not end because nobody can read how far it is.
+        with contextlib.suppress(OSError):
+            print(line, file=sys.stderr, flush=True)
 
 
 class Bars:
@@ -169,6 +190,10 @@ class Bars:
         total = self.bars.tasks[self.task].total
         self.bars.update(self.task, completed=total, note=note)
         self.bars.stop_task(self.task)
+
+    def note(self, text: str) -> None:
+        """See Progress."""
+        self.bars.console.print(f"note: {line(text, LONGEST_NOTE)}", markup=False, highlight=False)
 
     def close(self) -> None:
         """Leave the terminal as it was."""

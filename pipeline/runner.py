@@ -9,21 +9,28 @@ killed run goes on where it stopped.
 import importlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 import polars as pl
 
 from pipeline.arrays import at_once
 from pipeline.config import Config
-from pipeline.errors import InputError, UnreachableError
+from pipeline.contents import file_digest
+from pipeline.errors import InputError, StorageError, UnreachableError
 from pipeline.ids import digest
 from pipeline.schemas import ORDER
 from pipeline.stages.base import Shard, Stage, installed_versions
-from pipeline.store import RunFolder, file_digest, slice_digest
+from pipeline.store import RunFolder, UndeclaredError, slice_digest
 from pipeline.workbench import Workbench
+
+Shards = Mapping[str, tuple[Shard, str]]
+"""Shards of a stage by name, each with its stamp."""
+Do = Callable[[Shard, str], object]
+"""Does one shard, given its stamp."""
 
 
 class Inputs(Mapping[str, pl.DataFrame]):
@@ -74,18 +81,25 @@ def stage(name: str) -> Stage:
 
 
 def plan(bench: Workbench, what: Stage) -> dict[str, tuple[Shard, str]]:
-    """The shards of a stage by name, each with its stamp."""
+    """The shards of a stage by name, each with its stamp.
+
+    Raises:
+        StorageError: an input is damaged.
+    """
     run, config = bench.folder, bench.config
+    run.verify(sorted(what.readable))
     frames = Inputs(run, what.inputs)
+    held = bench.by_content
     common = {
         "stage": what.name,
         "version": what.version,
-        "reads": what.reads(config),
+        "reads": held(what.reads(config)),
         "files": {path.name: file_digest(path) for path in what.files(config) if path.is_file()},
         "artefacts": {name: run.digest(name) for name in what.artefacts_in},
     }
-    made = what.shards(frames, config, bench) if what.shards else [Shard("all", frames)]
-    return {shard.name: (shard, digest({**common, "shard": shard.reads, "rows": _rows(shard)})) for shard in made}
+    lent = bench.lent(what.name, what.readable, what.scratch)
+    made = what.shards(frames, config, lent) if what.shards else [Shard("all", frames)]
+    return {shard.name: (shard, digest({**common, "shard": held(shard.reads), "rows": _rows(shard)})) for shard in made}
 
 
 def _rows(shard: Shard) -> str:
@@ -93,28 +107,44 @@ def _rows(shard: Shard) -> str:
 
 
 def is_done(run: RunFolder, what: Stage, name: str, stamp: str) -> bool:
-    """Whether the shard's outputs exist and were made from exactly this."""
-    return all(run.notes(frame, what.name, name).get("stamp") == stamp for frame in (*what.outputs, "dropped")) and all(
-        (run.path / artefact).exists() for artefact in what.artefacts_out
+    """Whether the shard's outputs exist, whole, and were made from exactly this."""
+    return (
+        all(run.notes(frame, what.name, name).get("stamp") == stamp for frame in _frames(what))
+        and all(run.files(artefact) for artefact in what.artefacts_out)
+        and not run.damaged(_files(run, what, [name]))
     )
 
 
+def _frames(what: Stage) -> tuple[str, ...]:
+    return (*what.outputs, "dropped")
+
+
+def _files(run: RunFolder, what: Stage, shards: Iterable[str]) -> list[Path]:
+    """What the stage wrote for *shards*: parts, then its artefacts' files."""
+    parts = [run.part(frame, what.name, name) for name in shards for frame in _frames(what)]
+    return parts + [file for artefact in what.artefacts_out for file in run.files(artefact)]
+
+
 def run_shard(bench: Workbench, what: Stage, shard: Shard, stamp: str) -> bool:
-    """Do one shard and write its parts; returns whether it is complete.
+    """Do one shard and write what it made; returns whether it is complete.
 
     Raises:
         JobError: the stage cannot go on; what other shards wrote stays.
     """
     started = time.monotonic()
+    run = bench.folder
     # From here on the shard is not done: parts and artefacts of two makings must never pass for one.
-    bench.folder.part("dropped", what.name, shard.name).unlink(missing_ok=True)
+    run.part("dropped", what.name, shard.name).unlink(missing_ok=True)
     try:
-        result = what.run(shard, bench.config, bench)
-    except pl.exceptions.ComputeError:
+        result = what.run(shard, bench.config, bench.lent(what.name, what.readable, what.scratch))
+    except pl.exceptions.PolarsError:
         # A stage that scans its frames meets a damaged part in the midst of its work; to read them says which it is.
         for name in what.inputs:
-            bench.folder.read(name)
+            run.read(name)
         raise
+    undeclared = sorted({*result.artefacts, *result.folders} - set(what.artefacts_out))
+    if undeclared:
+        raise UndeclaredError(f"stage {what.name} made {', '.join(undeclared)}, which its artefacts_out do not name")
     notes = {
         "stamp": stamp if result.complete else "",
         "seconds": f"{time.monotonic() - started:.3f}",
@@ -122,20 +152,33 @@ def run_shard(bench: Workbench, what: Stage, shard: Shard, stamp: str) -> bool:
     }
 
     def write(frame: str) -> None:
-        rows = result.frames.get(frame, bench.empty(frame))
-        bench.folder.write_part(frame, what.name, shard.name, rows, notes)
+        run.write_part(frame, what.name, shard.name, result.frames.get(frame, bench.empty(frame)), notes)
 
+    for name, value in result.artefacts.items():
+        run.write_json(name, value)
+    for name, build in result.folders.items():
+        run.replace_folder(name, build)
     at_once(write, what.outputs)
     write("dropped")
+    if what.scratch is not None and result.complete:
+        run.remove(what.scratch)
     return result.complete
 
 
-def finish(bench: Workbench, what: Stage, shards: Mapping[str, tuple[Shard, str]], *, skipped: bool) -> StageReport:
-    """Remove parts of shards that are gone and write the stage's row of the manifest."""
+def finish(bench: Workbench, what: Stage, shards: Shards, done: Collection[str]) -> StageReport:
+    """Remove parts of shards that are gone, record what was written and write the stage's row of the manifest.
+
+    Args:
+        bench: the opened run.
+        what: the stage.
+        shards: all of them, as planned.
+        done: names of those that were done just now.
+    """
     run = bench.folder
-    for frame in (*what.outputs, "dropped"):
+    for frame in _frames(what):
         run.prune(frame, what.name, set(shards))
-    owned = {frame: _owned(run, frame, what.name, shards) for frame in (*what.outputs, "dropped")}
+    run.record(_files(run, what, shards), set(_files(run, what, done)) if done else ())
+    owned = {frame: _owned(run, frame, what.name, shards) for frame in _frames(what)}
     rows = {frame: _height(parts) for frame, parts in owned.items()}
     notes = {name: run.notes("dropped", what.name, name) for name in shards}
     spent = owned.get("calls", bench.empty("calls").lazy()).select(pl.col("cost_usd").sum()).collect()
@@ -144,7 +187,7 @@ def finish(bench: Workbench, what: Stage, shards: Mapping[str, tuple[Shard, str]
     report = StageReport(
         stage=what.name,
         stamp=digest({name: stamp for name, (_, stamp) in shards.items()}),
-        skipped=skipped,
+        skipped=not done,
         rows_in={name: run.height(name) - rows.get(name, 0) for name in what.inputs},
         rows_out={name: rows[name] for name in what.outputs},
         dropped=dict(zip(reasons["reason"].to_list(), reasons["n"].to_list(), strict=True)),
@@ -154,44 +197,73 @@ def finish(bench: Workbench, what: Stage, shards: Mapping[str, tuple[Shard, str]
         incomplete=sorted(name for name, note in notes.items() if not note.get("stamp")),
         versions=cast("dict[str, str]", json.loads(next((n["versions"] for n in notes.values() if n), "{}"))),
     )
-    manifest = run.read_json("manifest.json") or {"stages": {}}
+    manifest = _manifest(bench)
     row = {key: value for key, value in vars(report).items() if key not in {"stage", "skipped"}}
     if manifest["stages"].get(what.name) != row:
         manifest["stages"][what.name] = row
         run.write_json("manifest.json", manifest)
+    if what.verify is not None:
+        what.verify(bench.lent(what.name, {*what.readable, *_frames(what)}))
     return report
 
 
-def run_stage(bench: Workbench, name: str, *, force: bool = False) -> StageReport:
-    """Run one stage of a run, skipping what is done.
+def _manifest(bench: Workbench) -> dict[str, Any]:
+    try:
+        found = bench.folder.read_json("manifest.json") or {}
+    except StorageError as error:
+        bench.progress.note(f"{error}: made again, stage by stage")
+        found = {}
+    return found if isinstance(found.get("stages"), dict) else {"stages": {}}
+
+
+def run_stage(bench: Workbench, name: str, *, force: bool = False, do: Do | None = None) -> StageReport:
+    """Run one stage of a run, skipping what is done. The one loop, whoever does the shards.
 
     Args:
         bench: the opened run.
         name: one of :data:`ORDER`.
         force: do it again even where nothing changed. Answers in the ledger are never paid for again.
+        do: does one shard, given its stamp; by default here and now (:func:`run_shard`). The shards planned are in
+            ``bench.planned`` meanwhile.
 
     Raises:
         JobError: the stage failed; everything finished before stays.
         InputError: its input is wrong.
     """
     what = stage(name)
-    shards = plan(bench, what)
-    todo = [
-        (shard, stamp)
-        for shard, stamp in shards.values()
-        if force or not is_done(bench.folder, what, shard.name, stamp)
-    ]
-    bench.progress.start(name, sum(max(shard.size, 1) for shard, _ in todo), skipped=not todo)
-    try:
-        in_turn(todo, partial(_do, bench, what))
-    finally:
-        bench.close_engines()
-    report = finish(bench, what, shards, skipped=not todo)
-    bench.progress.end(name, report.rows_out, skipped=report.skipped)
+    with bench.writing():
+        _heal(bench, what)
+        shards = bench.planned[name] = plan(bench, what)
+        todo = [one for one in shards.values() if force or not is_done(bench.folder, what, one[0].name, one[1])]
+        bench.progress.start(name, sum(max(shard.size, 1) for shard, _ in todo), skipped=not todo)
+        try:
+            if what.begin is not None:
+                lent = bench.lent(what.name, what.readable, what.scratch)
+                what.begin([shard for shard, _ in todo], bench.config, lent)
+            in_turn(todo, do or partial(_do, bench, what))
+        finally:
+            bench.close_engines()
+            del bench.planned[name]
+        report = finish(bench, what, shards, [shard.name for shard, _ in todo])
+        bench.progress.end(name, report.rows_out, skipped=report.skipped)
     return report
 
 
-def in_turn(todo: Sequence[tuple[Shard, str]], do: Callable[[Shard, str], object]) -> None:
+def _heal(bench: Workbench, what: Stage) -> None:
+    """Remove damaged parts and artefacts that the stage can make again, and say so."""
+    run = bench.folder
+    own = [part for frame in _frames(what) for part in run.parts(frame) if part.name.startswith(f"part-{what.name}-")]
+    later = [f"part-{name}-" for name in ORDER[ORDER.index(what.name) + 1 :]]
+    own += [part for part in run.parts("dropped") if part.name.startswith(tuple(later))]
+    for part in run.damaged(own):
+        bench.progress.note(f"{part}: is damaged (its bytes are not those that were written); made again")
+        part.unlink(missing_ok=True)
+    for artefact in what.artefacts_out:
+        if run.damaged(run.files(artefact)):
+            bench.progress.note(f"{run.local(artefact)}: is damaged; made again")
+
+
+def in_turn(todo: Sequence[tuple[Shard, str]], do: Do) -> None:
     """Do shards, each with its stamp, one after the other.
 
     The first failure stops the rest before they cost anything, except that shards at other endpoints go on where one
@@ -221,9 +293,9 @@ def _do(bench: Workbench, what: Stage, shard: Shard, stamp: str) -> None:
         bench.progress.advance(1)
 
 
-def _owned(run: RunFolder, frame: str, owner: str, shards: Mapping[str, tuple[Shard, str]]) -> pl.LazyFrame:
+def _owned(run: RunFolder, frame: str, owner: str, shards: Shards) -> pl.LazyFrame:
     present = [path for path in (run.part(frame, owner, name) for name in shards) if path.is_file()]
-    return pl.scan_parquet(present) if present else Workbench.empty(frame).lazy()
+    return pl.scan_parquet(present, glob=False) if present else Workbench.empty(frame).lazy()
 
 
 def _height(rows: pl.LazyFrame) -> int:

@@ -35,7 +35,9 @@ class Samples(dy.Schema):
     )
     prompt_id = dy.String(regex=ID, description="The prompt answered.")
     model = dy.String(description="Model that wrote it; `imported` where unknown.")
-    temperature = dy.Float64(nullable=True, min=0.0, description="Sampling temperature; null when imported.")
+    temperature = dy.Float64(
+        nullable=True, min=0.0, description="Sampling temperature; null when imported or not taken."
+    )
     sample_index = dy.Int64(min=0, description="0-based, within prompt, model and temperature.")
     seed = dy.Int64(nullable=True, description="Seed of this answer; null when imported.")
     completion = dy.String(min_length=1, description="The answer's text, untrusted.")
@@ -43,6 +45,7 @@ class Samples(dy.Schema):
     finish_reason = dy.String(nullable=True, description="`stop`, `length`, or the endpoint's own word.")
     completion_tokens = dy.Int64(nullable=True, min=0, description="Tokens in the answer.")
     logprob = dy.Float64(nullable=True, max=1e-6, description="Sum over tokens, nats.")
+    reasoning = dy.String(nullable=True, description="What the model wrote before its answer, untrusted; never judged.")
     external_id = dy.String(nullable=True, description="Id in the imported file.")
 
     @dy.rule()
@@ -72,7 +75,7 @@ class Calls(dy.Schema):
 
     call_key = dy.String(primary_key=True, description="The ledger's key, or a hash for a local model.")
     judge = dy.String(description="Judge, or `generate:<model>`.")
-    status = dy.Enum(["answered", "unanswered"], description="Unanswered: no reply came; retried next run.")
+    status = dy.Enum(["answered", "unanswered"], description="Unanswered: nothing final came; asked again.")
     prompt_tokens = dy.Int64(nullable=True, min=0, description="Tokens read.")
     cached_tokens = dy.Int64(nullable=True, min=0, description="Of those, from the prefix cache.")
     completion_tokens = dy.Int64(nullable=True, min=0, description="Tokens written.")
@@ -196,6 +199,7 @@ class Dropped(dy.Schema):
     stage = dy.String(primary_key=True, description="The stage that dropped it.")
     id = dy.String(primary_key=True, description="Prompt, sample or pair id; for input rows file and line.")
     reason = dy.String(min_length=1, description="One of the stage's documented reasons.")
+    detail = dy.String(nullable=True, description="The endpoint's or engine's own words, untrusted.")
 
 
 class Duels(dy.Schema):
@@ -366,11 +370,20 @@ FRAMES: dict[str, type[dy.Schema]] = {
 
 
 def frame(name: str, rows: list[dict[str, object]] | pl.DataFrame) -> pl.DataFrame:
-    """*rows* as the frame *name*, columns in the schema's order, sorted by primary key; not yet validated."""
+    """*rows* as the frame *name*, columns in the schema's order, sorted by primary key; not yet validated.
+
+    A column that may be null is null where *rows* do not have it.
+    """
     schema = FRAMES[name]
     types = {column: spec.dtype for column, spec in schema.columns().items()}
     if isinstance(rows, pl.DataFrame):
-        made = rows.select(pl.col(column).cast(dtype) for column, dtype in types.items())
+        columns = schema.columns()
+        made = rows.select(
+            pl.lit(None, dtype).alias(column)
+            if column not in rows.columns and columns[column].nullable
+            else pl.col(column).cast(dtype)
+            for column, dtype in types.items()
+        )
     else:
         made = pl.DataFrame(rows, schema=types)
     key = schema.primary_key()

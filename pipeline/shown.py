@@ -1,8 +1,11 @@
 """Words from models, people and files, made fit to be shown: cut to size, with what does not print made visible. Pure.
 
-Nothing is escaped for HTML, Markdown or a chart here; whoever writes one of them does that.
+Whatever jurybox prints goes through :func:`printed` or :func:`printed_json`, so an id or a judge's name can neither
+steer a terminal nor begin a line of its own. Nothing is escaped for HTML, Markdown or a chart here; whoever writes one
+of them does that.
 """
 
+import json
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -12,6 +15,7 @@ JOINERS = "\u200c\u200d"
 MOST_MARKS = 3
 """Combining marks shown on one character; no script needs more, and a heap of them covers the lines around it."""
 UNSHOWN = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})
+ENDS = {"\n": "\\n", "\t": " "}
 SPACES = {"\n": " ", "\r": " ", "\t": " "}
 
 
@@ -34,6 +38,21 @@ def line(text: str, limit: int) -> str:
         return flat or "(empty)"
     tail = (limit - 1) // 2
     return f"{flat[: limit - 1 - tail]}\u2026{flat[len(flat) - tail :]}"
+
+
+def printed(text: str) -> str:
+    r"""*text*, one line, as a terminal may be given it: what does not print, line ends too, stands as ``\u001b``."""
+    if text.isprintable():
+        return text
+    return "".join(ENDS.get(char, char) for char in _shown(text))
+
+
+def printed_json(text: str) -> str:
+    """JSON text for a terminal: the same JSON, with what does not print as escapes of JSON's own."""
+    if text.isprintable():
+        return text
+    unshown = {char for char in set(text) if unicodedata.category(char) in UNSHOWN and char != "\n"}
+    return text.translate({ord(char): json.dumps(char)[1:-1] for char in unshown})
 
 
 def _shown(text: str) -> Iterator[str]:

@@ -5,20 +5,24 @@ Reads the run's folder and writes that one file.
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from pipeline.calls.records import Money
 from pipeline.figures import interval, share
 from pipeline.schemas import ANY, LONGER, ORDER, PEOPLE
 from pipeline.statistics.calibration import errors
 from pipeline.statistics.controls import rates
 from pipeline.statistics.warnings import grouped
 from pipeline.store import RunFolder
-from pipeline.workbench import Workbench
+from pipeline.workbench import REFUSED, Workbench
 
+CUT_OFF_NOTED = 0.01
+"""Share of answers that end at ``max_tokens`` above which it is said."""
 CONTROLS_NOTED = 0.2
 """A judge is warned about when constant answers may win this often from it, by the upper end of their interval."""
 
@@ -26,9 +30,12 @@ CONTROLS_NOTED = 0.2
 def summary(bench: Workbench) -> dict[str, Any]:
     """The run in figures, from the manifest and the artefacts; keys that a run did not reach are null.
 
-    Keys: ``name``, ``rows`` (stage -> in, out), ``dropped`` (stage -> reason -> n), ``judges``, ``ceiling``
+    Keys: ``name``, ``rows`` (stage -> in, out), ``dropped`` (stage -> reason -> n), ``dropped_words``
+    (what was said most often with each), ``cut_off``, ``refused_parameters``, ``judges``, ``ceiling``
     (one person against another), ``floor`` (preferring the longer answer), ``certificate``, ``calls``, ``cost_usd``,
-    ``spent`` (both by judge, with tokens), ``margins`` (a histogram), ``possibly_paid``, ``seconds``, ``incomplete``,
+    ``spent`` (both by judge, with tokens), ``charged_usd`` (against the budget, by the ledger), ``reported_usd`` (by
+    the endpoints' own counts of tokens), ``at_reservation`` (calls whose count could not be used) with its ``_usd`` and
+    ``faults``, ``possibly_paid`` with its ``_usd``, ``margins`` (a histogram), ``seconds``, ``incomplete``,
     ``warnings`` (all of them) and ``warned`` (the same by judge, worst first: ``statistics.warnings.grouped``), and the
     evaluation's ``win_rate``, ``win_rate_low``, ``win_rate_high``, ``n``, ``panel_win_rate``, ``verifier``,
     ``reward_accuracy``, ``kl``.
@@ -45,6 +52,7 @@ def summary(bench: Workbench) -> dict[str, Any]:
     reasons: dict[str, dict[str, int]] = {}
     for stage, reason, count in dropped.iter_rows():
         reasons.setdefault(stage, {})[reason] = count
+    words = run.read("dropped").drop_nulls("detail").group_by("stage", "reason").agg(pl.col("detail").mode().min())
     spent = by_caller(run.scan("calls"))
     panel = run.read_json("panel.json")
     certificate = run.read_json("certificate.json")
@@ -53,6 +61,11 @@ def summary(bench: Workbench) -> dict[str, Any]:
         "name": bench.config.name,
         "rows": {name: {"in": row["rows_in"], "out": row["rows_out"]} for name, row in done.items()},
         "dropped": reasons,
+        "dropped_words": {
+            f"{stage}: {reason}": detail for stage, reason, detail in words.sort("stage", "reason").iter_rows()
+        },
+        "cut_off": _cut_off(run, reasons),
+        "refused_parameters": run.read_json(REFUSED) or {},
         "panel": None if panel is None else {key: panel[key] for key in ("method", "validated", "decide_by", "labels")},
         "judges": {} if panel is None else panel["judges"],
         "ceiling": _accuracy(run, "person_person", ANY, ANY),
@@ -65,7 +78,7 @@ def summary(bench: Workbench) -> dict[str, Any]:
         "cost_usd": round(math.fsum(one["cost_usd"] for one in spent.values()), 6),
         "spent": spent,
         "margins": histogram(run.scan("verdicts"), run.scan("kept")),
-        "possibly_paid": len(bench.ledger.possibly_paid()) if bench.has_ledger else 0,
+        **_money(bench),
         "seconds": round(sum(row["seconds"] for row in done.values()), 1),
         "stage_seconds": {name: row["seconds"] for name, row in done.items()},
         "incomplete": {name: row["incomplete"] for name, row in done.items() if row["incomplete"]},
@@ -85,6 +98,27 @@ def summary(bench: Workbench) -> dict[str, Any]:
     made |= {key: evaluation.get(key) for key in keys}
     rows = warnings(made, run.read("warnings"))
     return {**made, "warnings": [row["text"] for row in rows], "warned": grouped(rows)}
+
+
+def _cut_off(run: RunFolder, dropped: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
+    """Who writes -> how many of how many answers ended at ``max_tokens``: those of generators, and judges' replies."""
+    kept = run.scan("samples", "finish_reason").filter(pl.col("finish_reason").is_not_null())
+    total, cut = kept.select(pl.len(), (pl.col("finish_reason") == "length").sum().alias("cut")).collect().row(0)
+    left_out = dropped.get("generate", {})
+    answers = {"n": total + sum(left_out.values()), "cut_off": cut + left_out.get("cut_off", 0)}
+    cut_reply = pl.col("error").str.starts_with("cut_off:").sum().alias("cut_off")
+    judged = run.scan("judgments", "judge", "error").group_by("judge").agg(pl.len().alias("n"), cut_reply).collect()
+    replies = {f"judge {name}": {"n": n, "cut_off": int(cut or 0)} for name, n, cut in judged.sort("judge").iter_rows()}
+    return {who: found for who, found in {"generate": answers, **replies}.items() if found["cut_off"]}
+
+
+def _money(bench: Workbench) -> dict[str, Any]:
+    """What the run's account was charged, by the ledger."""
+    records = bench.records()
+    if records is None:
+        return asdict(Money())
+    with records:
+        return asdict(records.money())
 
 
 def _accuracy(run: RunFolder, between: str, one: str, other: str) -> dict[str, Any] | None:
@@ -107,8 +141,17 @@ def warnings(made: Mapping[str, Any], measured: pl.DataFrame) -> list[dict[str, 
         told = f"{stage}: some calls got no answer in {len(shards)} shard(s); run the same command again"
         run[f"incomplete_{stage}"] = told
     if made["possibly_paid"]:
-        told = f"{made['possibly_paid']} call(s) were in flight when a run died; they may have been paid"
-        run["possibly_paid"] = told
+        run["possibly_paid"] = (
+            f"{made['possibly_paid']} call(s) were in flight when a run died or stopped, or got no whole reply; they "
+            f"may have been paid and stay charged with US$ {made['possibly_paid_usd']:.4f}"
+        )
+    if made["at_reservation"]:
+        why = "; ".join(f"{count} times: {fault}" for fault, count in made["faults"].items())
+        run["at_reservation"] = (
+            f"{made['at_reservation']} call(s) were charged at their reservation, the most they can cost, US$ "
+            f"{made['at_reservation_usd']:.4f} in all, because the endpoint's count of tokens cannot be used ({why})"
+        )
+    run |= {f"reply_{at}": told for at, told in enumerate(_about_replies(made))}
     certificate = made["certificate"]
     if certificate is not None and not certificate["certified"]:
         run["not_certified"] = f"NOT CERTIFIED: {certificate['reason']}"
@@ -136,6 +179,20 @@ def rows_there(made: Mapping[str, Any], frame: str) -> int | None:
     return max(found, default=None)
 
 
+def _about_replies(made: Mapping[str, Any]) -> list[str]:
+    """Parameters that endpoints refused, and answers that were cut off."""
+    found: list[str] = []
+    for model, changes in made["refused_parameters"].items():
+        for name, done in changes.items():
+            found.append(f"{model} refused `{name}`, so {done}; write it into the config's `body` (or `structured`)")
+            if name == "temperature":
+                found.append(f"{model} samples at its own temperature: the column `temperature` of its answers is null")
+    for who, cut in made["cut_off"].items():
+        if cut["cut_off"] > CUT_OFF_NOTED * cut["n"]:
+            found.append(f"{who}: {cut['cut_off']} of {cut['n']} answers were cut off at max_tokens; raise it")
+    return found
+
+
 def _fooled(judge: str, won: Mapping[str, Any]) -> str | None:
     """A warning about a judge from which constant answers win too often, or may do."""
     if won["win_rate"] is None or won["high"] <= CONTROLS_NOTED:
@@ -154,9 +211,18 @@ def lines(made: Mapping[str, Any], folder: Path) -> list[str]:
         went = ", ".join(f"{count} {name}" for name, count in row["in"].items()) or "-"
         came = ", ".join(f"{count} {name}" for name, count in row["out"].items()) or "-"
         out.append(f"  {stage:<10} {went} -> {came}")
-        out += [f"  {'':<10}   dropped {count}: {reason}" for reason, count in made["dropped"].get(stage, {}).items()]
+        words = {reason: made["dropped_words"].get(f"{stage}: {reason}") for reason in made["dropped"].get(stage, {})}
+        out += [
+            f"  {'':<10}   dropped {count}: {reason}{f' ({words[reason]})' if words[reason] else ''}"
+            for reason, count in made["dropped"].get(stage, {}).items()
+        ]
     out += [f"  {'import':<10}   dropped {n}: {reason}" for reason, n in made["dropped"].get("import", {}).items()]
     out.append(f"calls: {made['calls']}, US$ {made['cost_usd']:.4f}, {made['seconds']:.0f} s")
+    if made["charged_usd"] or made["reported_usd"]:
+        out.append(
+            f"money: US$ {made['charged_usd']:.4f} charged to the budget, US$ {made['reported_usd']:.4f} reported by "
+            "the endpoints"
+        )
     people = "simulated people" if made["simulated_people"] else "people"
     out += _panel_lines(made, people)
     if made["certificate"] is not None:

@@ -67,6 +67,11 @@ class BatchEndpoint(Endpoint):
         self.batches: dict[str, Held] = {}
         self.charged: Counter[str] = Counter()
         """custom_id -> times answered by a batch: what the vendor charges for."""
+        self.shown: Callable[[dict[str, Any], int], dict[str, Any]] = lambda told, _looks: told
+        """A batch as the server would show it, and how often it was looked at -> as it shows it."""
+        self.spoilt: Callable[[bytes, int], bytes] = lambda content, _times: content
+        """A file's content, and how often files were fetched -> what is sent."""
+        self.fetched = 0
         self.uploads: list[bytes] = []
         self.events: list[str] = []
         """The steps asked for: upload, create, retrieve, list, content."""
@@ -86,6 +91,7 @@ class BatchEndpoint(Endpoint):
         app.router.add_post("/v1/batches", self._step("create", self._create))
         app.router.add_get("/v1/batches", self._step("list", self._list))
         app.router.add_get("/v1/batches/{id}", self._step("retrieve", self._retrieve))
+        app.router.add_post("/v1/batches/{id}/cancel", self._step("cancel", self._cancel))
 
     def _step(self, name: str, work: Callable[[web.Request], Any]) -> Callable[[web.Request], Any]:
         async def step(request: web.Request) -> web.StreamResponse:
@@ -205,7 +211,17 @@ class BatchEndpoint(Endpoint):
         if held is None:
             return _error(404, f"No batch found with id '{request.match_info['id']}'.", "invalid_request_error")
         held.looks += 1
-        return web.json_response(self._seen(held))
+        return web.json_response(self.shown(self._seen(held), held.looks))
+
+    async def _cancel(self, request: web.Request) -> web.StreamResponse:
+        held = self.batches.get(request.match_info["id"])
+        if held is None:
+            return _error(404, "No batch found", "invalid_request_error")
+        if held.looks > held.fate.looks:
+            return _error(409, "Cannot cancel a batch that is over", "invalid_request_error")
+        held.fate.looks = held.looks
+        held.fate.status = "cancelled"
+        return web.json_response({**self._seen(held), "status": "cancelling"})
 
     async def _list(self, request: web.Request) -> web.StreamResponse:
         """Newest first, in pages."""
@@ -221,7 +237,8 @@ class BatchEndpoint(Endpoint):
         content = self.files.get(request.match_info["id"])
         if content is None:
             return _error(404, "No such file", "invalid_request_error")
-        return web.Response(body=content, content_type="application/octet-stream")
+        self.fetched += 1
+        return web.Response(body=self.spoilt(content, self.fetched), content_type="application/octet-stream")
 
 
 def _invalid(lines: list[Body]) -> tuple[str, str] | None:

@@ -33,7 +33,7 @@ class Reply(NamedTuple):
 
     status: int = 200
     body: object = ""
-    """A mapping or list is sent as JSON, a string as it is."""
+    """A mapping or list is sent as JSON, a string or bytes as they are."""
     delay: float = 0.0
     """Seconds before the reply."""
     headers: Mapping[str, str] = {}
@@ -197,6 +197,8 @@ class Endpoint:
             if request.transport is not None:
                 request.transport.close()
             return web.Response()
+        if isinstance(reply.body, bytes):
+            return web.Response(status=reply.status, body=reply.body, headers=dict(reply.headers))
         text = reply.body if isinstance(reply.body, str) else json.dumps(reply.body)
         kind = "text/plain" if isinstance(reply.body, str) else "application/json"
         if reply.cut:

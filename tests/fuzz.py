@@ -25,11 +25,12 @@ from judges import parsing
 from judges.listwise import ranking_from_json, ranking_from_text
 from judges.pairwise import GRADES
 from judges.pointwise import scores_from_json, scores_from_text
-from judges.rendering import fill, transcript
+from judges.rendering import fill
 from judges.sealing import sealed, unsealed
 from pipeline.control_tokens import JOINER, defused, holds_control
 from pipeline.engines.base import Request
 from pipeline.engines.endpoint import read_answer
+from pipeline.transcript import transcript
 from tests.endpoints import chat
 from tests.hostile import structural
 
@@ -48,7 +49,8 @@ VALID = (
     '{"rationale": "r", "verdict": "A>B"}',
     '{"rationale": "r", "scores": {"accuracy": 4, "clarity": 5}}',
     '{"rationale": "r", "ranking": [["A"], ["B", "C"]]}',
-    '{"code": "0a1b2c3d", "rationale": "r", "verdict": "A"}',
+    '{"rationale": "r", "code": "0a1b2c3d", "verdict": "A", "end": "0a1b2c3d"}',
+    "Verdict 0a1b2c3d: A 0a1b2c3d",
 )
 PIECES = (
     *(
@@ -155,17 +157,30 @@ def _read(read: Callable[[], Any]) -> Any:
 
 
 def _object(text: str) -> Any:
-    """An independent strict reading of a JSON object: pairs at every level, no key twice."""
+    """An independent reading of the JSON object of a reply: no key twice; or a rationale of raw words, and one key."""
 
     def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
         if len({key for key, _ in found}) < len(found):
             raise ValueError("twice")
         return dict(found)
 
-    try:
-        return json.JSONDecoder(object_pairs_hook=pairs).decode(text)
-    except (ValueError, RecursionError):
-        return None
+    def load(part: str) -> Any:
+        try:
+            return json.JSONDecoder(object_pairs_hook=pairs).decode(part)
+        except (ValueError, RecursionError):
+            return None
+
+    block = re.fullmatch(r"\s*```\w*\s*(\{.*\})\s*```\s*", text, re.DOTALL)
+    reply = (block[1] if block else text).strip()
+    value = load(reply)
+    if value is not None or reply == "null":
+        return value
+    for key in ("verdict", "scores", "ranking"):
+        shape = rf'\{{\s*"rationale"\s*:\s*"(.*)"\s*,\s*"{key}"\s*:(.*)\}}'
+        raw = re.fullmatch(shape, reply, re.DOTALL) if reply.count(f'"{key}"') == 1 else None
+        if raw is not None and load(raw[2]) is not None:
+            return {"rationale": raw[1], key: load(raw[2])}
+    return None
 
 
 def readers(rng: random.Random, text: str) -> None:
@@ -221,12 +236,15 @@ def quotations(rng: random.Random, one: str, other: str) -> None:
     read = parsing.from_text if schema is None else parsing.from_json
     for reply in (one, one[start:], one[start:end], f"I think\n{one}", f"{one[:end]}\nand\n{other}", f"{one}\n\nDone."):
         assert _read(lambda reply=reply: read(unsealed(asked, reply))) is None, reply
-    said = "Verdict" + (f" {asked.code}" if asked.code else "") + ": B"
+    code = asked.code
     if schema is None:
+        said = f"{one}\nVerdict {code}: B {code}" if code else "Verdict: B"
         assert parsing.from_text(unsealed(asked, said)).first == 0
-    else:
-        made = {"code": asked.code} if asked.code else {}
-        assert parsing.from_json(unsealed(asked, json.dumps({**made, "rationale": one, "verdict": "B"}))).first == 0
+        return
+    fields = {"code": code, "verdict": "B", "end": code} if code else {"verdict": "B"}
+    assert parsing.from_json(unsealed(asked, json.dumps({"rationale": one, **fields}))).first == 0
+    raw = f'{{"rationale": "{one}", {json.dumps(fields)[1:]}'
+    assert parsing.from_json(unsealed(asked, raw)).first == 0, raw
 
 
 def slots(rng: random.Random, one: str, other: str) -> None:

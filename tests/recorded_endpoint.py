@@ -99,13 +99,14 @@ class Recording:
             first = {"A": SURE, "B": 1 - SURE, "tie": 0.5}[word]
             return Reply(200, chat(word, logprobs={"A": math.log(first), "B": math.log(1 - first)}))
         # a model that does as it is told copies the code that it is given where an answer holds a verdict of its own
-        code = re.search(
-            r'(?:"code": "|`Verdict )([0-9a-f]{8})[":]', body["messages"][-1]["content"].rsplit("\n", 2)[-2]
-        )
+        asked = re.search(r"\nPut the code ([0-9a-f]{8}) on both sides", body["messages"][-1]["content"])
+        code = asked[1] if asked else ""
         if "response_format" in body:
-            sealed = {"code": code[1]} if code else {}
-            return Reply(200, chat(json.dumps({**sealed, "rationale": "on record", "verdict": word})))
-        return Reply(200, chat(f"On record.\nVerdict{' ' + code[1] if code else ''}: {word}"))
+            fields = {"code": code, "verdict": word, "end": code} if code else {"verdict": word}
+            return Reply(200, chat(json.dumps({"rationale": "on record", **fields})))
+        return Reply(
+            200, chat(f"On record.\nVerdict {code}: {word} {code}" if code else f"On record.\nVerdict: {word}")
+        )
 
 
 class RecordedJudges(Endpoint):

@@ -16,6 +16,7 @@ from pipeline import ids
 from pipeline.calls.ledger import Ledger
 from pipeline.runner import run_stage
 from pipeline.workbench import Workbench
+from tests import ledgers
 from tests.hostile import structural
 from tests.worlds import bench
 
@@ -191,9 +192,9 @@ def _artefacts(run: Workbench, random: np.random.Generator) -> None:
     run.folder.write_json("evaluation.json", {**found, **more})
     ledger = Ledger(run.folder.path / "ledger.sqlite")
     request = {"model": "m", "temperature": 0.0, "messages": [{"role": "user", "content": TEXTS[0]}]}
-    ledger.claim(CALL, request, 0.01).result()
+    ledgers.claim(ledger, CALL, request, 0.01)
     reply = {"choices": [{"message": {"role": "assistant", "content": TEXTS[1]}}]}
-    ledger.answer(CALL, reply, 0.01, 0.5).result()
+    ledgers.answer(ledger, CALL, reply, 0.01, 0.5)
     ledger.close()
 
 

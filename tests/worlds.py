@@ -26,7 +26,7 @@ Opinion = Callable[[str, str], float | None]
 
 
 def said(text: str | None, **fields: Any) -> Answer:
-    """A model's answer; ``error=...`` and no text for a failed one."""
+    """A model's answer; ``reason=..., error=...`` and no text for a failed one."""
     return Answer(Call(ids.content_hash("call", text), "answered"), text, **{"finish_reason": "stop", **fields})
 
 
@@ -233,7 +233,7 @@ class Fake:
         text = " ".join(content for _, content in request.messages)
         silent = HERE / "silent.txt"
         if silent.is_file() and silent.read_text() in text:
-            return Answer(Call(digest, "unanswered"), error="unanswered: HTTP 429")
+            return Answer(Call(digest, "unanswered"), reason="unanswered", error="HTTP 429")
         shown = {name: block for name, _, block in re.findall(r"<<(\\w+) (\\w{8})>>\\n(.*?)\\n<</", text, re.DOTALL)}
         if "first" in shown:
             said = "Verdict: " + ("A" if len(shown["first"]) > len(shown["second"]) else "B")

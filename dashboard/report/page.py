@@ -13,8 +13,10 @@ from typing import Any
 import polars as pl
 
 from dashboard.charts import Chart
+from dashboard.charts.base import Shown
 from dashboard.marks import described
 from dashboard.report import drawing
+from dashboard.report.added import added
 from dashboard.report.base import FRAMES, Found, Section
 from dashboard.report.sections import sections
 from dashboard.tables import Table
@@ -72,7 +74,8 @@ def page(run: RunFolder, made: Mapping[str, Any]) -> str:
     """report.html of the run in the folder *run* with the summary *made*."""
     training = run.read_json("model/training.json") or {}
     found = Found(made, {name: run.read(name) for name in FRAMES}, training.get("loss") or [])
-    parts = [(section, [_drawn(part) for part in section.parts]) for section in sections(found)]
+    laid_out = (*sections(found), *added(Shown(made, run.read)))
+    parts = [(section, [_drawn(part) for part in section.parts]) for section in laid_out]
     texts = {"examples": _examples(run), "duels": _duels(run)}
     written = ""
     for limits in LIMITS:

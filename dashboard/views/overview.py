@@ -7,6 +7,8 @@ import streamlit as st
 
 from dashboard import charts, parts, tables
 from dashboard.runs import Run
+from dashboard.text import markdown
+from pipeline.errors import StorageError
 from pipeline.figures import NOTHING, count, interval, share, usd
 from pipeline.summary import rows_there
 
@@ -16,7 +18,12 @@ STEPS = ("prompts", "samples", "pairs", "judgments", "verdicts", "kept")
 
 def draw(run: Run, runs: list[Run]) -> None:
     """Draw the page for *run*; *runs* are all there are."""
-    made = run.summary
+    try:
+        made = run.summary
+    except StorageError as error:  # the others are shown all the same
+        st.error(markdown(str(error)))
+        _runs(runs)
+        return
     if not made:
         _begun(run)
     else:
@@ -116,15 +123,19 @@ def _spent(made: Mapping[str, Any]) -> None:
 
 
 def _runs(runs: list[Run]) -> None:
-    rows: list[list[parts.Cell]] = []
-    for run in runs:
+    heads = ["run", "kept", "gate", "win rate", "cost"]
+    parts.table("All runs, the last changed first", heads, [row(run) for run in runs], numbers=[1, 3, 4])
+
+
+def row(run: Run) -> list[parts.Cell]:
+    """A run in the table of all of them; one whose summary cannot be read says so and hides no other."""
+    name = (parts.query(run=run.name), run.name)
+    try:
         made = run.summary
-        certificate = made.get("certificate")
-        state = NOTHING if certificate is None else "certified" if certificate["certified"] else "not certified"
-        kept = made.get("rows", {}).get("select", {}).get("out", {}).get("kept")
-        name = (parts.query(run=run.name), run.name)
-        cost = usd(made.get("cost_usd"))
-        rows.append([name, count(kept), state, share(made.get("win_rate")), cost])
-    parts.table(
-        "All runs, the last changed first", ["run", "kept", "gate", "win rate", "cost"], rows, numbers=[1, 3, 4]
-    )
+    except StorageError:
+        return [name, NOTHING, "its summary cannot be read", NOTHING, NOTHING]
+    certificate = made.get("certificate")
+    state = NOTHING if certificate is None else "certified" if certificate["certified"] else "not certified"
+    kept = made.get("rows", {}).get("select", {}).get("out", {}).get("kept")
+    won = made.get("win_rate")
+    return [name, count(kept), state, share(won if isinstance(won, float) else None), usd(made.get("cost_usd"))]

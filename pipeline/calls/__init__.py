@@ -1,1 +1,1 @@
-"""What may cost money: the ledger of calls, the limiter, the client, batches, tokens."""
+"""What may cost money: what was used and charged, the record of it, and those who read that record."""

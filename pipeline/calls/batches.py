@@ -19,35 +19,10 @@ from uuid import uuid4
 
 import sqlalchemy as sa
 
-from pipeline.calls.ledger import (
-    BATCH_HOST,
-    CALLS,
-    METADATA,
-    OWNERS,
-    REAL,
-    Claim,
-    Claimed,
-    Ledger,
-    Operation,
-    Outcome,
-    Release,
-)
+from pipeline.calls.ledger import Claim, Claimed, Ledger, Operation, Outcome, Release
+from pipeline.calls.owners import BATCH_HOST
+from pipeline.calls.tables import BATCHES, CALLS, OWNERS
 from pipeline.errors import StageError
-
-BATCHES = sa.Table(
-    "batches",
-    METADATA,
-    sa.Column("tag", sa.String(32), primary_key=True),
-    sa.Column("account", sa.Text, nullable=False),
-    sa.Column("base_url", sa.Text, nullable=False),
-    sa.Column("model", sa.Text, nullable=False),
-    sa.Column("state", sa.String(10), nullable=False),
-    sa.Column("keeper", sa.String(32), nullable=False),
-    sa.Column("file_id", sa.Text),
-    sa.Column("batch_id", sa.Text),
-    sa.Column("claimed_at", REAL, nullable=False),
-    sa.Column("ended", sa.Text),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +45,8 @@ class Batches:
     """The batches of one ledger."""
 
     def __init__(self, ledger: Ledger) -> None:
-        """Make the table where there is none.
-
-        Raises:
-            StorageError: the database cannot be written.
-        """
+        """Of this ledger."""
         self.ledger = ledger
-        with ledger.exclusive() as db:
-            BATCHES.create(db, checkfirst=True)
 
     def claim(self, claims: Sequence[Claim], base_url: str, model: str) -> tuple[Batch | None, dict[str, Outcome]]:
         """Claim calls for a new batch; (the batch of those that could be claimed, what came of each by key)."""
@@ -88,7 +57,7 @@ class Batches:
             if not ours:
                 return None, outcomes
             now: sa.ColumnElement[float] = self.ledger.now
-            db.execute(OWNERS.insert().values(owner=tag, host=BATCH_HOST, pid=0, beat=now))
+            db.execute(OWNERS.insert().values(owner=tag, host=BATCH_HOST, pid=0, started="", beat=now))
             self._pass_on(db, ours, self.ledger.owner, tag)
             row = {"tag": tag, "account": self.ledger.account, "base_url": base_url, "model": model}
             db.execute(BATCHES.insert().values(**row, state="claimed", keeper=self.ledger.owner, claimed_at=now))
@@ -123,6 +92,21 @@ class Batches:
         waiting = sa.select(CALLS.c.call_key, CALLS.c.request).where(CALLS.c.owner == batch.tag, _CLAIMED)
         with self.ledger.engine.connect() as db:
             return sorted(((key, body) for key, body in db.execute(waiting)), key=lambda row: (row[1], row[0]))
+
+    def reserved(self, batch: Batch) -> dict[str, float]:
+        """Call key -> what it has reserved, US$, of the calls that wait for this batch."""
+        waiting = sa.select(CALLS.c.call_key, CALLS.c.reserved_usd).where(CALLS.c.owner == batch.tag, _CLAIMED)
+        with self.ledger.engine.connect() as db:
+            return {key: float(usd) for key, usd in db.execute(waiting)}
+
+    def take(self, tag: str) -> Batch | None:
+        """Keep an open batch, whatever model it is of; None when it is done or another live process keeps it."""
+        with self.ledger.exclusive() as db:
+            found = db.execute(sa.select(BATCHES).where(BATCHES.c.tag == tag, BATCHES.c.state != "done")).first()
+            if found is None or (found.keeper != self.ledger.owner and self.ledger.lives(db, found.keeper)):
+                return None
+            self._set(db, tag, keeper=self.ledger.owner)
+            return self._row(db, tag)
 
     def uploaded(self, batch: Batch, file_id: str) -> Batch:
         """The input file lies at the vendor's; from now on the batch may have been created."""

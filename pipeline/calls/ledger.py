@@ -1,7 +1,8 @@
 """The record of every call that may cost money, and the only cache. Touches one database: SQLite or PostgreSQL.
 
 A call is *claimed* (its worst-case cost reserved), then *answered* (the raw reply committed before anything is
-read from it) or *released* (no reply came; free to be tried again). After a crash an answered call is never made
+read from it), *released* (surely not made; free to be tried again) or *abandoned* (it may have been made: its
+reservation stays charged, and it may be tried again under a new one). After a crash an answered call is never made
 again. A claim whose owner died is taken over; it may have been paid, so it is listed and stays charged.
 
 All writes of a process go through one thread that commits whatever is waiting in one transaction, on disk when it
@@ -13,32 +14,27 @@ several machines see each other's claims and one budget. The clock of heartbeats
 
 import asyncio
 import contextlib
-import json
 import os
 import queue
-import socket
 import threading
 import time
 import uuid
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import orjson
 import sqlalchemy as sa
-from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.errors import BudgetError, ConfigError, StorageError
+from pipeline.calls.owners import BATCH_HOST, BEAT_S, ENDED, lives, started, this_host
+from pipeline.calls.records import Records, json_object
+from pipeline.calls.statements import Statements
+from pipeline.calls.tables import ACCOUNT, OWNERS, VERSION, array, database_url, make_tables, named, reason, writing
+from pipeline.errors import BudgetError, StorageError
+from pipeline.secrets import struck
 
-BATCH_HOST = "batch"
-"""Host of an owner that is a batch at the vendor's (``calls.batches``): no process, and alive until it is over."""
-BEAT_S = 5.0
-DEAD_AFTER_S = 60.0
-SCHEMA_VERSION = 2
 MOST_AT_ONCE = 1000
 """Operations in one transaction: the others' wait is bounded."""
 MOST_TOGETHER = 100
@@ -47,49 +43,6 @@ GATHER_S = 0.01
 MANY = 8
 """Operations in a transaction from which on the next one waits GATHER_S for company."""
 T = TypeVar("T")
-
-REAL: Any = sa.Double
-METADATA = sa.MetaData()
-CALLS = sa.Table(
-    "calls",
-    METADATA,
-    sa.Column("call_key", sa.String(64), primary_key=True),
-    sa.Column("status", sa.String(10), nullable=False),
-    sa.Column("owner", sa.String(32), nullable=False),
-    sa.Column("account", sa.Text, nullable=False),
-    sa.Column("request", sa.Text, nullable=False),
-    sa.Column("response", sa.Text),
-    sa.Column("reserved_usd", REAL, nullable=False),
-    sa.Column("cost_usd", REAL, nullable=False),
-    sa.Column("lost_usd", REAL, nullable=False),
-    sa.Column("lost_claims", sa.Integer, nullable=False),
-    sa.Column("latency_s", REAL),
-    sa.Column("error", sa.Text),
-)
-OWNERS = sa.Table(
-    "owners",
-    METADATA,
-    sa.Column("owner", sa.String(32), primary_key=True),
-    sa.Column("host", sa.String(255), nullable=False),
-    sa.Column("pid", sa.Integer, nullable=False),
-    sa.Column("beat", REAL, nullable=False),
-)
-ACCOUNT = sa.Table(
-    "account",
-    METADATA,
-    sa.Column("name", sa.Text, primary_key=True),
-    sa.Column("charged_usd", REAL, nullable=False),
-)
-VERSION = sa.Table("ledger_version", METADATA, sa.Column("version", sa.Integer, primary_key=True, autoincrement=False))
-
-
-# SQLite takes long texts as parameters: out of JSON it parses and copies them several times.
-SQLITE_ADD = """INSERT INTO calls
-(call_key, request, reserved_usd, status, owner, account, cost_usd, lost_usd, lost_claims)
-SELECT column1, column2, column3, 'claimed', ?, ?, 0.0, 0.0, 0 FROM (VALUES {rows})"""
-SQLITE_REPLY = """UPDATE calls
-SET status = 'answered', response = column2, cost_usd = column3, latency_s = column4, reserved_usd = 0.0
-FROM (VALUES {rows}) WHERE call_key = column1"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +69,10 @@ class Busy:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Ask to make a call. Its outcome is Recorded, Claimed, Busy, or a BudgetError."""
+    """Ask to make a call.
+
+    Its outcome is Recorded, Claimed, Busy, a BudgetError, or the StorageError of a damaged row.
+    """
 
     key: str
     request: str
@@ -126,18 +82,27 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The raw reply to a claimed call. Its outcome is whether it was committed (see ``Ledger.answer``)."""
+    """The raw reply to a claimed call; when its outcome is there, it is on disk.
+
+    The outcome is False when the claim was no longer ours: this process passed for dead, and somebody took the call
+    over. Nothing is written then; ask for the call again.
+    """
 
     key: str
     response: str
     """JSON, as it came."""
     cost_usd: float
+    """What is charged for it."""
     latency_s: float | None
+    reported_usd: float | None = None
+    """What it costs by the endpoint's own count; None where that cannot be used."""
+    fault: str | None = None
+    """Why it cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """No reply came, nothing was paid. Its outcome is whether the claim was still ours."""
+    """The call was surely not made. Its outcome is whether the claim was still ours."""
 
     key: str
     error: str
@@ -145,13 +110,16 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Abandon:
-    """Stopped in flight: may have been paid. Its outcome is whether the claim was still ours."""
+    """No reply came, and it may have been paid: stays charged. Its outcome is whether the claim was still ours."""
 
     key: str
+    error: str = "stopped in flight"
+    cost_usd: float | None = None
+    """What it cost, where that is known: a reply came and is no answer. None: its reservation."""
 
 
 Operation = Claim | Reply | Release | Abandon
-Outcome = Recorded | Claimed | Busy | bool | BudgetError
+Outcome = Recorded | Claimed | Busy | bool | BudgetError | StorageError
 
 
 class Ledger:
@@ -166,21 +134,22 @@ class Ledger:
             account: whose budget it is: runs of one name share it, wherever they run.
 
         Raises:
-            StorageError: it cannot be opened, or another version of jurybox wrote it.
+            StorageError: it cannot be opened, is an empty file, or another version of jurybox wrote it.
             ConfigError: the URL is of no database that a ledger can be on.
         """
         self.budget_usd, self.account = budget_usd, account
         self.owner = uuid.uuid4().hex
         url = database_url(place)
-        self.place = url.database if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
+        self.place = named(url)
+        self._where = place
         try:
-            self.engine = _engine(url)
-            self._said = _Statements(self.engine.dialect.name)
+            self.engine = writing(url)
+            self._said = Statements(self.engine.dialect.name)
             with self.engine.begin() as db:
                 self._make(db)
         except (OSError, SQLAlchemyError) as error:
             raise StorageError(
-                f"{self.place}: the ledger cannot be opened ({_reason(error)}); free space, mend it or start its server"
+                f"{self.place}: the ledger cannot be opened ({reason(error)}); free space, mend it or start its server"
             ) from error
         self._beaten = self._committed = time.monotonic()
         self._busy = False
@@ -188,34 +157,6 @@ class Ledger:
         self._closed = False
         self._writer = threading.Thread(target=self._write, name="ledger", daemon=True)
         self._writer.start()
-
-    def claim(self, key: str, request: Mapping[str, Any], reserve_usd: float) -> "Future[Recorded | Claimed | Busy]":
-        """Ask to make a call.
-
-        Args:
-            key: what identifies the call (see ``pipeline.engines.endpoint.call_key``).
-            request: the body that will be sent; it holds no secret.
-            reserve_usd: the most it can cost.
-
-        The future raises BudgetError when the reservation does not fit the budget.
-        """
-        return cast("Future[Recorded | Claimed | Busy]", self._one(Claim(key, json.dumps(request), reserve_usd)))
-
-    def answer(self, key: str, response: Mapping[str, Any], cost_usd: float, latency_s: float | None) -> "Future[bool]":
-        """Commit the raw reply to a claimed call; when the future is done it is on disk.
-
-        False when the claim was no longer ours: this process was held up for so long that it passed for dead, and
-        somebody took the call over. Nothing is written then; ask for the call again.
-        """
-        return cast("Future[bool]", self._one(Reply(key, json.dumps(response), cost_usd, latency_s)))
-
-    def release(self, key: str, error: str) -> "Future[bool]":
-        """Give a claim back: no reply came, nothing was paid."""
-        return cast("Future[bool]", self._one(Release(key, error)))
-
-    def abandon(self, key: str) -> "Future[bool]":
-        """Give up a call in flight: it may have been paid, so it is listed and stays charged, and may be made again."""
-        return cast("Future[bool]", self._one(Abandon(key)))
 
     def submit(self, operations: Sequence[Operation]) -> "Future[list[Outcome]]":
         """Do several operations, in their order, in one transaction with whatever else is waiting.
@@ -259,31 +200,27 @@ class Ledger:
         """The database's clock, seconds since 1970, as an expression."""
         return self._said.now
 
-    def lookup(self, key: str) -> dict[str, Any] | None:
-        """Everything recorded of one call: request, response, status, cost."""
-        with self.engine.connect() as db:
-            row = db.execute(sa.select(CALLS).where(CALLS.c.call_key == key)).mappings().first()
-        if row is None:
-            return None
-        found = dict(row)
-        return {**found, "request": json.loads(found["request"]), "response": json.loads(found["response"] or "null")}
+    def records(self) -> Records:
+        """The ledger for those who only read it; a connection of its own."""
+        return Records(self._where, self.account)
 
     def charged_usd(self) -> float:
         """What counts against the account's budget: answered, reserved and possibly paid."""
-        with self.engine.connect() as db:
-            return float(db.execute(sa.select(ACCOUNT.c.charged_usd).where(self._ours)).scalar_one())
+        with self.records() as records:
+            return records.money().charged_usd
 
     def possibly_paid(self) -> list[str]:
-        """Keys of the account's calls that were in flight when their owner died or was stopped."""
-        lost = sa.select(CALLS.c.call_key).where(CALLS.c.lost_claims > 0, CALLS.c.account == self.account)
-        with self.engine.connect() as db:
-            return sorted(db.execute(lost).scalars())
+        """Keys of the account's calls that left no answer once and may have been paid then."""
+        with self.records() as records:
+            return records.possibly_paid()
 
     def close(self) -> None:
-        """Finish what is waiting and close the database."""
+        """Finish what is waiting and close the database; what is still claimed is free for others to take over."""
         self._closed = True
         self._work.put(None)
         self._writer.join()
+        with contextlib.suppress(SQLAlchemyError), self.engine.begin() as db:
+            db.execute(OWNERS.update().where(OWNERS.c.owner == self.owner).values(started=ENDED))
         self.engine.dispose()
 
     @property
@@ -292,20 +229,9 @@ class Ledger:
 
     def _make(self, db: sa.Connection) -> None:
         """Tables, owner and account; one process at a time."""
-        if db.dialect.name == "postgresql":
-            db.execute(sa.text("select pg_advisory_xact_lock(hashtext('jurybox ledger'))"))
-        known = sa.inspect(db).get_table_names()
-        if CALLS.name in known:
-            found = db.execute(sa.select(VERSION.c.version)).scalar() if VERSION.name in known else 1
-            if found != SCHEMA_VERSION:
-                raise StorageError(
-                    f"{self.place}: the ledger has version {found}, this jurybox reads version {SCHEMA_VERSION}; go on "
-                    "with the jurybox that made it, or start an empty ledger, which pays for its calls again"
-                )
-        else:
-            METADATA.create_all(db)
-            db.execute(VERSION.insert().values(version=SCHEMA_VERSION))
-        db.execute(OWNERS.insert().values(owner=self.owner, host=this_host(), pid=os.getpid(), beat=self._said.now))
+        make_tables(db, self.place)
+        me = {"owner": self.owner, "host": this_host(), "pid": os.getpid(), "started": started(os.getpid())}
+        db.execute(OWNERS.insert().values(**me, beat=self._said.now))
         if db.execute(sa.select(ACCOUNT.c.name).where(self._ours)).first() is None:
             db.execute(ACCOUNT.insert().values(name=self.account, charged_usd=0.0))
 
@@ -323,16 +249,23 @@ class Ledger:
         # What ends goes first, so that its reservation is free for what begins.
         if replies:
             held, reserved = self._held(db, replies, outcomes)
-            rows = [(one.key, one.response, one.cost_usd, one.latency_s) for one in held]
+            # A server may repeat the key that it was sent.
+            rows = [
+                (one.key, struck(one.response), one.cost_usd, one.latency_s, one.reported_usd, one.fault)
+                for one in held
+            ]
             self._said.reply(db, rows)
             change += sum(one.cost_usd for one in held) - reserved
         if releases:
             held, reserved = self._held(db, releases, outcomes)
-            db.execute(self._said.release, {"rows": _array((one.key, one.error) for one in held)})
+            db.execute(self._said.release, {"rows": array((one.key, _plain(one.error)) for one in held)})
             change -= reserved
-        if abandons:
-            held, _ = self._held(db, abandons, outcomes)
-            db.execute(self._said.abandon, {"rows": _array((one.key,) for one in held)})
+        for known in (False, True):
+            if some := [one for one in abandons if (one.cost_usd is not None) is known]:
+                held, reserved = self._held(db, some, outcomes)
+                rows = array((one.key, _plain(one.error), one.cost_usd) for one in held)
+                db.execute(self._said.abandon, {"rows": rows})
+                change += sum(one.cost_usd or 0.0 for one in held) - reserved if known else 0.0
         if claims:
             change += self._claim(db, claims, charged + change, outcomes)
         if change:
@@ -342,17 +275,17 @@ class Ledger:
     def _held(self, db: sa.Connection, ending: list[T], outcomes: dict[str, Outcome]) -> tuple[list[T], float]:
         """Those whose claim is still ours, and what they have reserved together, US$."""
         some = cast("list[Reply]", ending)
-        named = {"rows": _array((one.key,) for one in some), "owner": self.owner}
-        count, reserved = db.execute(self._said.held, named).one()
+        asked = {"rows": array((one.key,) for one in some), "owner": self.owner}
+        count, reserved = db.execute(self._said.held, asked).one()
         ours = {one.key for one in some}
         if count < len(some):
-            ours = {key for key, held in db.execute(self._said.held_keys, named) if held}
+            ours = {key for key, held in db.execute(self._said.held_keys, asked) if held}
         outcomes.update((one.key, one.key in ours) for one in some)
         return cast("list[T]", [one for one in some if one.key in ours]), float(reserved)
 
     def _claim(self, db: sa.Connection, claims: list[Claim], charged: float, outcomes: dict[str, Outcome]) -> float:
         """Claim what is free and fits the budget; what is reserved by it, US$."""
-        found = db.execute(self._said.found, {"rows": _array((one.key,) for one in claims)}).mappings()
+        found = db.execute(self._said.found, {"rows": array((one.key,) for one in claims)}).mappings()
         there: dict[str, Mapping[str, Any]] = {row["call_key"]: cast("Mapping[str, Any]", row) for row in found}
         alive: dict[str, Busy | None] = {self.owner: Busy()}
         new: list[Claim] = []
@@ -378,15 +311,20 @@ class Ledger:
         if new:
             self._said.add(db, [(one.key, one.request, one.reserve_usd) for one in new], who)
         if again:
-            db.execute(self._said.again, {"rows": _array((one.key, one.reserve_usd) for one in again), **who})
+            db.execute(self._said.again, {"rows": array((one.key, one.reserve_usd) for one in again), **who})
         return reserved
 
     def _standing(
         self, db: sa.Connection, row: Mapping[str, Any], alive: dict[str, Busy | None]
-    ) -> Recorded | Busy | None:
+    ) -> Recorded | Busy | StorageError | None:
         """Why a call that is there cannot be claimed, or None."""
         if row["status"] == "answered":
-            return Recorded(json.loads(row["response"]), row["cost_usd"], row["latency_s"])
+            response = json_object(row["response"])
+            return (
+                self._damaged(row["call_key"])
+                if response is None
+                else Recorded(response, row["cost_usd"], row["latency_s"])
+            )
         if row["status"] != "claimed":
             return None
         owner = row["owner"]
@@ -394,33 +332,24 @@ class Ledger:
             alive[owner] = self._alive(db, owner)
         return alive[owner]
 
+    def _damaged(self, key: str) -> StorageError:
+        return StorageError(
+            f"{self.place}: the answer to call {key} is damaged: it is no JSON object; put a copy of the ledger back, "
+            "or remove that row of the table calls, by its call_key, which asks and pays for the call again"
+        )
+
     def _alive(self, db: sa.Connection, owner: str) -> Busy | None:
         """What a claim of *owner* is; None when it died."""
         age = (self._said.now - OWNERS.c.beat).label("age")
-        row = db.execute(sa.select(OWNERS.c.host, OWNERS.c.pid, age).where(OWNERS.c.owner == owner)).first()
-        if row is not None and row.host == BATCH_HOST:
-            return Busy(owner)
-        if row is None or float(row.age) > DEAD_AFTER_S:
+        columns = sa.select(OWNERS.c.host, OWNERS.c.pid, OWNERS.c.started, age)
+        row = db.execute(columns.where(OWNERS.c.owner == owner)).first()
+        if row is None:
             return None
-        return Busy() if row.host != this_host() or _process_lives(row.pid) else None
+        if row.host == BATCH_HOST:
+            return Busy(owner)
+        return Busy() if lives(row.host, row.pid, row.started, float(row.age)) else None
 
     # The writer.
-
-    def _one(self, operation: Operation) -> "Future[Outcome]":
-        """One operation; a BudgetError is raised by the future."""
-        wanted: Future[Outcome] = Future()
-        wanted.set_running_or_notify_cancel()
-
-        def pass_on(done: "Future[list[Outcome]]") -> None:
-            problem = done.exception()
-            outcome = problem or done.result()[0]
-            if isinstance(outcome, BaseException):
-                wanted.set_exception(outcome)
-            else:
-                wanted.set_result(outcome)
-
-        self.submit((operation,)).add_done_callback(pass_on)
-        return wanted
 
     def _write(self) -> None:
         closing = False
@@ -469,7 +398,7 @@ class Ledger:
 
     def _unwritable(self, error: SQLAlchemyError) -> StorageError:
         return StorageError(
-            f"{self.place}: the ledger cannot be written ({_reason(error)}); free space or start its server, then run "
+            f"{self.place}: the ledger cannot be written ({reason(error)}); free space or start its server, then run "
             "the same command again"
         )
 
@@ -502,6 +431,11 @@ class Ledger:
         if pending:
             finish()
         return results
+
+
+def _plain(text: str) -> str:
+    """A server's words as both databases can hold them, and may: without lone surrogates, NUL and secrets."""
+    return struck(text).encode(errors="replace").decode().replace("\0", "\ufffd")
 
 
 class Desk:
@@ -580,181 +514,3 @@ class Desk:
                 future.set_result(outcome)
         if not self._out and not self._operations:
             self._idle.set()
-
-
-class _Statements:
-    """The statements over a batch, each with its rows as one JSON array of arrays in the parameter ``rows``."""
-
-    def __init__(self, dialect: str) -> None:
-        rows = sa.bindparam("rows", type_=sa.Text)
-        owner, account = sa.bindparam("owner", type_=sa.Text), sa.bindparam("account", type_=sa.Text)
-        row: Any
-        if dialect == "postgresql":
-            self.now: Any = sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), REAL)
-            row = sa.func.json_array_elements(sa.cast(rows, sa.JSON)).table_valued(sa.column("value", sa.JSON))
-        else:
-            self.now = (sa.func.julianday("now") - 2440587.5) * 86400.0
-            row = sa.func.json_each(rows).table_valued("value")
-
-        def text(at: int) -> Any:
-            return row.c.value.op("->>", return_type=sa.Text())(sa.literal_column(str(at)))
-
-        def number(at: int) -> Any:
-            return sa.cast(text(at), REAL)
-
-        this = CALLS.c.call_key == text(0)
-        # No condition beside the key: PostgreSQL would take all claims for a few and compare each with every row.
-        ours = sa.and_(CALLS.c.status == "claimed", CALLS.c.owner == owner)
-        reserved = sa.func.coalesce(sa.func.sum(CALLS.c.reserved_usd).filter(ours), 0.0)
-        self.held = sa.select(sa.func.count().filter(ours), reserved).select_from(CALLS).where(this)
-        self.held_keys = sa.select(CALLS.c.call_key, ours).where(this)
-        answered = CALLS.c.status == "answered"
-        self.found = sa.select(
-            CALLS.c.call_key,
-            CALLS.c.status,
-            CALLS.c.owner,
-            sa.case((answered, CALLS.c.response)).label("response"),
-            CALLS.c.cost_usd,
-            CALLS.c.latency_s,
-        ).where(this)
-        ended = CALLS.update().where(this)
-        self._reply = ended.values(
-            status="answered", response=text(1), cost_usd=number(2), latency_s=number(3), reserved_usd=0.0
-        )
-        self.release = ended.values(status="unanswered", error=text(1), reserved_usd=0.0)
-        self.abandon = ended.values(
-            status="unanswered",
-            error="stopped in flight",
-            lost_usd=CALLS.c.lost_usd + CALLS.c.reserved_usd,
-            lost_claims=CALLS.c.lost_claims + 1,
-            reserved_usd=0.0,
-        )
-        columns = (
-            "call_key", "request", "reserved_usd", "status", "owner", "account", "cost_usd", "lost_usd", "lost_claims",
-        )  # fmt: skip
-        zero = sa.literal(0.0, REAL)
-        fresh = sa.select(text(0), text(1), number(2), sa.literal("claimed"), owner, account, zero, zero, sa.literal(0))
-        self._add = CALLS.insert().from_select(columns, fresh, include_defaults=False)
-        # Taken from a dead owner it may have been paid; given back it was not.
-        taken = CALLS.c.status == "claimed"
-        self.again = ended.values(
-            status="claimed",
-            owner=owner,
-            account=account,
-            lost_usd=CALLS.c.lost_usd + sa.case((taken, CALLS.c.reserved_usd), else_=0.0),
-            lost_claims=CALLS.c.lost_claims + sa.case((taken, 1), else_=0),
-            reserved_usd=number(1),
-            error=None,
-        )
-
-    def add(self, db: sa.Connection, rows: Sequence[tuple[str, str, float]], who: Mapping[str, str]) -> None:
-        """New claims: (key, request, reservation)."""
-        if db.dialect.name == "sqlite":
-            _insert(db, SQLITE_ADD, rows, (who["owner"], who["account"]))
-        elif rows:
-            db.execute(self._add, {"rows": _array(rows), **who})
-
-    def reply(self, db: sa.Connection, rows: Sequence[tuple[str, str, float, float | None]]) -> None:
-        """Replies to claims of ours: (key, response, cost, latency)."""
-        if db.dialect.name == "sqlite":
-            _insert(db, SQLITE_REPLY, rows, ())
-        elif rows:
-            db.execute(self._reply, {"rows": _array(rows)})
-
-
-def _insert(db: sa.Connection, statement: str, rows: Sequence[Sequence[object]], first: tuple[str, ...]) -> None:
-    """One statement over *rows* as a list of VALUES, or a few: SQLite takes 32,766 parameters at once."""
-    for start in range(0, len(rows), MOST_AT_ONCE):
-        some = rows[start : start + MOST_AT_ONCE]
-        marks = f"({', '.join('?' * len(some[0]))})"
-        values = [value for row in some for value in row]
-        db.exec_driver_sql(statement.format(rows=", ".join([marks] * len(some))), (*first, *values))
-
-
-def database_url(place: Path | str) -> sa.URL:
-    """The URL of a ledger: a path is a SQLite file, a string the URL of a PostgreSQL or SQLite database.
-
-    Raises:
-        ConfigError: it is neither.
-    """
-    if isinstance(place, Path):
-        return sa.URL.create("sqlite", database=str(place))
-    try:
-        url = sa.make_url(place)
-    except SQLAlchemyError:
-        raise ConfigError("the ledger's URL cannot be read; write postgresql+psycopg://user@host/database") from None
-    if url.drivername == "postgresql":
-        url = url.set(drivername="postgresql+psycopg")
-    if url.drivername not in ("postgresql+psycopg", "sqlite"):
-        raise ConfigError(
-            f"a ledger cannot be on {url.drivername!r}; leave `ledger` out for SQLite in the run's folder, or write "
-            "postgresql+psycopg://user@host/database"
-        )
-    return url
-
-
-def _engine(url: sa.URL) -> sa.Engine:
-    if url.get_backend_name() == "sqlite":
-        Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
-        engine = sa.create_engine(url, connect_args={"timeout": 60}, hide_parameters=True)
-        event.listen(engine, "connect", _configure_sqlite)
-        event.listen(engine, "begin", _begin_immediate)
-        return engine
-    try:
-        # Planned afresh each time: a plan that was made while the ledger was small would stay.
-        afresh = {"prepare_threshold": None}
-        engine = sa.create_engine(url, pool_pre_ping=True, hide_parameters=True, connect_args=afresh)
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            "a ledger on PostgreSQL needs the package psycopg; pip install -c constraints.txt -e '.[postgres]'"
-        ) from error
-    event.listen(engine, "connect", _configure_postgres)
-    return engine
-
-
-def _array(rows: Iterable[Sequence[object]]) -> str:
-    return orjson.dumps(list(rows)).decode()
-
-
-def _reason(error: Exception) -> str:
-    """The database's own words: SQLAlchemy's carry the statement."""
-    return str(error.__cause__ or error).strip()
-
-
-@cache
-def this_host() -> str:
-    """Where this process has its number: names of machines repeat, and a container counts processes of its own."""
-    parts = [socket.gethostname()]
-    with contextlib.suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
-        parts.append(Path("/proc/self/ns/pid").readlink().name)
-    return " ".join(parts)
-
-
-def _process_lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _configure_sqlite(connection: Any, _record: object) -> None:
-    connection.isolation_level = None
-    # A request and its reply are some kilobytes: a page holds them, so that a row is no chain of pages.
-    for setting in ("page_size=16384", "journal_mode=WAL", "synchronous=FULL", "busy_timeout=60000"):
-        connection.execute(f"PRAGMA {setting}")
-
-
-def _configure_postgres(connection: Any, _record: object) -> None:
-    # The planner takes every JSON array for 100 rows, and for so few would compare each with each call: make comparing
-    # dear, so that it looks every row up by its key.
-    with connection.cursor() as cursor:
-        cursor.execute("SET cpu_operator_cost = 1")
-    connection.commit()
-
-
-def _begin_immediate(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -40,6 +40,8 @@ DEAD_AFTER = 10
 PROBES = 5
 FIRST_PROBE_S = 1.0
 BYTES_PER_TOKEN = 4
+LONGEST_HEADER = 64
+"""Characters of a limit, a wait or a date; what is longer says nothing, and is not looked at."""
 EPSILON = 1e-9
 """Below this a wait or a lack is a rounding error."""
 Kind = Literal["ok", "throttled", "timeout", "failed", "stopped", "unsent"]
@@ -359,20 +361,24 @@ class Limiter:
 
 def retry_after_s(value: str, now: datetime) -> float:
     """Seconds that a ``Retry-After`` asks for: a number, or an HTTP date (RFC 9110, 10.2.3); 0 for neither."""
+    if len(value) > LONGEST_HEADER:
+        return 0.0
     try:
         seconds = float(value)
     except ValueError:
         try:
             when = parsedate_to_datetime(value)
-        except ValueError:
+            seconds = ((when if when.tzinfo else when.replace(tzinfo=UTC)) - now).total_seconds()
+        except (ValueError, TypeError, IndexError, OverflowError):
             return 0.0
-        seconds = ((when if when.tzinfo else when.replace(tzinfo=UTC)) - now).total_seconds()
     return max(0.0, seconds) if math.isfinite(seconds) else 0.0
 
 
 def _number(value: str | None) -> float | None:
+    if not value or len(value) > LONGEST_HEADER:
+        return None
     try:
-        found = float(value) if value else math.nan
+        found = float(value)
     except ValueError:
         return None
     return found if math.isfinite(found) and found >= 0 else None
@@ -380,7 +386,7 @@ def _number(value: str | None) -> float | None:
 
 def _seconds(value: str | None) -> float | None:
     """A vendor's duration: ``6m0s``, ``1.5s``, ``20ms``, or plain seconds."""
-    if not value:
+    if not value or len(value) > LONGEST_HEADER:
         return None
     if (plain := _number(value)) is not None:
         return plain

@@ -4,13 +4,16 @@ Only the rows asked for are read: frames are scanned with their predicates, so t
 judgments is found at once.
 """
 
-from contextlib import closing
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any
 
 import polars as pl
-import yaml
+from pydantic import ValidationError
 
-from pipeline.errors import InputError
+from pipeline.calls.records import Records, place_of
+from pipeline.config import LedgerConfig
+from pipeline.config_file import mapping
+from pipeline.errors import ConfigError, InputError, StorageError
 from pipeline.store import RunFolder
 from pipeline.workbench import Workbench
 
@@ -31,14 +34,14 @@ def behind(run: RunFolder, pair: str) -> dict[str, Any]:
         dropped = _rows(run, "dropped", pl.col("id") == pair)
         if not dropped:
             raise _unknown(run, pair, 0)
-        return {"pair_id": pair, "outcome": f"dropped by {dropped[0]['stage']}: {dropped[0]['reason']}"}
+        return {"pair_id": pair, "outcome": _dropped(dropped[0])}
     key = row["pair_id"]
     ends = [row["sample_a"], row["sample_b"]]
     samples = {sample["sample_id"]: sample for sample in _rows(run, "samples", pl.col("sample_id").is_in(ends))}
     flags = {flag["sample_id"]: flag["flag"] for flag in _rows(run, "flags", pl.col("sample_id").is_in(ends))}
     kept = _rows(run, "kept", pl.col("pair_id") == key)
     drops = _rows(run, "dropped", pl.col("id") == key)
-    dropped = f"dropped by {drops[0]['stage']}: {drops[0]['reason']}" if drops else "not decided yet"
+    dropped = _dropped(drops[0]) if drops else "not decided yet"
     return {
         "pair_id": key,
         "external_id": row["external_id"],
@@ -52,6 +55,12 @@ def behind(run: RunFolder, pair: str) -> dict[str, Any]:
         "outcome": "kept" if kept else dropped,
         "chosen": kept[0]["chosen_id"] if kept else None,
     }
+
+
+def _dropped(row: Mapping[str, Any]) -> str:
+    """Who left it out, why, and the words with which an endpoint said so."""
+    said = f" ({row['detail']})" if row["detail"] else ""
+    return f"dropped by {row['stage']}: {row['reason']}{said}"
 
 
 def _rows(run: RunFolder, frame: str, where: pl.Expr) -> list[dict[str, Any]]:
@@ -103,41 +112,38 @@ def raw_call(run: RunFolder, key: str) -> dict[str, Any]:
     Raises:
         InputError: it is not in a ledger that can be read from here; the message says where it is.
     """
-    import json
-    import sqlite3
-
-    if (_config(run).get("ledger") or {}) != {}:
-        raise InputError(
-            "this run's ledger is a PostgreSQL database; look the call up there, in the table calls, by its call_key: "
-            f"request and response of {key}"
-        )
-    place = run.path / "ledger.sqlite"
-    if not place.is_file():
+    wanted = _ledger(run)
+    if wanted is None and not (run.path / "ledger.sqlite").is_file():
         raise InputError(
             "this run has no ledger: its models ran in its own process, and what they said is in its frames"
         )
     try:
-        with closing(sqlite3.connect(f"{place.resolve().as_uri()}?mode=ro", uri=True)) as db:
-            found = db.execute(
-                "select request, response, status, error from calls where call_key = ?", (key,)
-            ).fetchone()
-    except sqlite3.Error as error:
-        raise InputError(f"the ledger cannot be read now ({error}); try again") from error
+        with Records(place_of(wanted, run.path)) as records:
+            found = records.call(key)
+    except (ConfigError, StorageError) as error:
+        kind = "the ledger" if wanted is None else "this run's ledger, a PostgreSQL database,"
+        where = f"look the call up there, by its call_key {key}"
+        raise InputError(f"{kind} cannot be read now ({error}); {where}") from None
     if found is None:
         raise InputError("the ledger has no such call: a model in the run's own process made it, or nobody did")
-    request, response, status, error = found
-    return {
-        "request": json.loads(request),
-        "response": None if response is None else json.loads(response),
-        "status": status,
-        "error": error,
-    }
+    if not isinstance(found["request"], dict):
+        raise InputError(f"the ledger's row of call {key} is damaged: its request is no JSON object")
+    return {name: found[name] for name in ("request", "response", "status", "error")}
 
 
-def _config(run: RunFolder) -> dict[str, Any]:
-    source = run.path / "config.yaml"
-    written: object = yaml.safe_load(source.read_text(encoding="utf-8")) if source.is_file() else None
-    return cast("dict[str, Any]", written) if isinstance(written, dict) else {}
+def _ledger(run: RunFolder) -> LedgerConfig | None:
+    """What the run's config says of its ledger; None where it lies in the run's folder.
+
+    Raises:
+        InputError: it says what no config may.
+    """
+    wanted: Any = mapping(run.path / "config.yaml").get("ledger")
+    if not wanted:
+        return None
+    try:
+        return LedgerConfig.model_validate({"url": wanted} if isinstance(wanted, str) else wanted)
+    except ValidationError:
+        raise InputError("`ledger` in this run's config.yaml, a PostgreSQL database, cannot be read") from None
 
 
 def as_text(found: dict[str, Any]) -> list[str]:

@@ -10,13 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import sqlalchemy as sa
-
 from pipeline.calls import tokens
-from pipeline.calls.ledger import CALLS
+from pipeline.calls.usage import Usage, cost_usd, read_usage
 from pipeline.config import EndpointConfig, GeneratorConfig, ModelConfig, Price
 from pipeline.engines.base import Answer, Request
-from pipeline.engines.endpoint import call_key, cost_usd, read_answer, request_body, worst_case_usd
+from pipeline.engines.endpoint import call_key, request_body, worst_case_usd
 from pipeline.errors import ConfigError
 from pipeline.progress import Silent
 from pipeline.workbench import Workbench
@@ -107,20 +105,16 @@ class Forecast:
         self._read_ledger()
 
     def _read_ledger(self) -> None:
-        if not self.bench.has_ledger:
+        records = self.bench.records()
+        if records is None:
             return
-        ledger = self.bench.ledger
-        self.charged_usd = ledger.charged_usd()
-        done = sa.and_(CALLS.c.status == "answered")
-        with ledger.engine.connect() as db:
-            self.answered = set(db.execute(sa.select(CALLS.c.call_key).where(done)).scalars())
-            rows = db.execute(
-                sa.select(CALLS.c.request, CALLS.c.response, CALLS.c.latency_s).where(done).limit(RECORDED)
-            ).all()
-        for request, response, latency in rows:
-            body = json.loads(request)
-            turns = [(str(turn["role"]), str(turn["content"])) for turn in body["messages"]]
-            self.seen.setdefault(_kind(body), Seen()).add(_charged(turns, json.loads(response), latency))
+        with records:
+            self.charged_usd = records.money().charged_usd
+            self.answered = records.answered()
+            some = records.some(RECORDED)
+        for one in some:
+            turns = [(str(turn["role"]), str(turn["content"])) for turn in one.request["messages"]]
+            self.seen.setdefault(_kind(one.request), Seen()).add(_charged(turns, one.response, one.latency_s))
 
     def try_out(self, options: ModelConfig, requests: Sequence[Request]) -> list[Answer]:
         """What a model in this process answers; how long it took is remembered."""
@@ -150,9 +144,9 @@ class Forecast:
         cached = prompt * seen.cached / seen.prompt if seen.prompt else 0.0
         price = self.price(options)
         usage = {"prompt_tokens": round(prompt), "completion_tokens": round(completion)}
-        usd = cost_usd({"usage": {**usage, "prompt_tokens_details": {"cached_tokens": round(cached)}}}, price)
+        usd = 0.0 if price is None else cost_usd(Usage(round(prompt), round(cached), round(completion)), price)
         most = len(todo) * asked.weight if asked.most is None else max(asked.most - free * asked.weight, 0)
-        worst = sum(worst_case_usd(request_body(options.model, request), price) for request in todo)
+        worst = sum(worst_case_usd(self._body(options, request), price) for request in todo)
         attempts = int(getattr(options, "max_attempts", 1))
         basis = asked.basis
         if basis == "counted" and todo and not seen.calls and not todo[0].choices:
@@ -177,7 +171,7 @@ class Forecast:
         if options.endpoint is None:
             return list(asked.requests), 0
         base_url = self.endpoint(options).base_url
-        named = {call_key(base_url, request_body(options.model, one), one): one for one in asked.requests}
+        named = {call_key(base_url, self._body(options, one), one): one for one in asked.requests}
         left = [request for key, request in named.items() if key not in self.answered]
         return left, len(named) - len(left)
 
@@ -186,7 +180,7 @@ class Forecast:
         if options.endpoint is None:
             return self.tried.get(self.place(options), Seen())
         found = Seen()
-        for kind in {_kind(request_body(options.model, request)) for request in todo}:
+        for kind in {_kind(self._body(options, request)) for request in todo}:
             found.add(self.seen.get(kind, Seen()))
         return found if found.calls >= ENOUGH else Seen()
 
@@ -202,7 +196,7 @@ class Forecast:
         if options is None:
             return ANSWER_TOKENS
         tried = self.tried.get(self.place(options), Seen())
-        body = request_body(options.model, Request((), options.max_tokens, options.temperatures[0], options.top_p))
+        body = self._body(options, Request((), options.max_tokens, options.temperatures[0], options.top_p))
         seen = tried if tried.calls else self.seen.get(_kind(body), Seen())
         if seen.calls >= ENOUGH:
             return round(seen.completion / seen.calls)
@@ -225,6 +219,11 @@ class Forecast:
         """US$ per million tokens, by the config or the vendor's list."""
         return options.price if options.endpoint is None else self.endpoint(options).price_of(options)
 
+    def _body(self, options: ModelConfig, request: Request) -> dict[str, Any]:
+        """The request as it is sent, as far as no endpoint refuses a part of it."""
+        plain = request_body(options.model, request)
+        return plain if options.endpoint is None else self.bench.dialect(options).body(plain)
+
     def endpoint(self, options: ModelConfig) -> EndpointConfig:
         """Where the model is asked."""
         if options.endpoint is None:
@@ -243,15 +242,15 @@ def _kind(body: Mapping[str, Any]) -> str:
 
 
 def _charged(turns: Sequence[tuple[str, str]], response: Mapping[str, Any], latency: float | None) -> Seen:
-    call = read_answer("", response, 0.0, latency).call
-    if call.prompt_tokens is None:
+    used = read_usage(response)
+    if used.fault:
         return Seen()
     return Seen(
         calls=1,
         estimated=tokens.of_messages(turns),
-        prompt=call.prompt_tokens,
-        cached=call.cached_tokens or 0,
-        completion=call.completion_tokens or 0,
+        prompt=used.prompt_tokens or 0,
+        cached=used.cached_tokens or 0,
+        completion=used.completion_tokens or 0,
         latency=latency or 0.0,
         timed=0 if latency is None else 1,
     )

@@ -12,12 +12,13 @@ import polars as pl
 from pipeline import discovery, ids, schemas
 from pipeline.comparison import OTHER_ORDER, orientation
 from pipeline.config import Config, PromptsConfig
+from pipeline.contents import file_digest
 from pipeline.errors import ConfigError, DataError, InputError
 from pipeline.importers.base import Conversation
 from pipeline.importers.jsonl import JudgmentRow, PairRow, SampleRow
 from pipeline.stages import load
+from pipeline.stages.base import dropped_frame
 from pipeline.stages.labels import labels
-from pipeline.store import file_digest
 from pipeline.workbench import Workbench
 
 KINDS = ("prompts", "samples", "pairs", "judgments", "labels")
@@ -48,10 +49,13 @@ def run(bench: Workbench, kind: str, path: Path, fmt: str = "jsonl") -> tuple[di
         common = ", ".join(sorted(set(reasons.values())))
         raise DataError(f"{path}: none of {len(reasons)} rows can be imported ({common})")
     shard = f"{kind}-{file_digest(path)[:12]}"
-    for name, rows in frames.items():
-        fresh = _without_known(bench, name, rows, shard)
-        bench.folder.write_part(name, "import", shard, fresh, {"source": path.name})
-    bench.folder.write_part("dropped", "import", shard, load.dropped_frame("import", reasons), {"source": path.name})
+    with bench.writing():
+        for name, rows in frames.items():
+            fresh = _without_known(bench, name, rows, shard)
+            bench.folder.write_part(name, "import", shard, fresh, {"source": path.name})
+        bench.folder.write_part("dropped", "import", shard, dropped_frame("import", reasons), {"source": path.name})
+        written = [bench.folder.part(name, "import", shard) for name in (*frames, "dropped")]
+        bench.folder.record(written, written)
     return made, reasons
 
 

@@ -215,7 +215,7 @@ class _Planner:
             for item in items:
                 turns = load.with_system(item.messages, first.system if first else None)
                 requests.append(Request(turns, first.max_tokens if first else 1, temperature=0.0))
-            return [Answer(Call("", "answered"), stand_in(0, self.forecast.length(first))) for _ in items]
+            return [Answer(Call("", "answered"), stand_in(0, self.forecast.length(first)), "stop") for _ in items]
 
         return load.frozen_turns(conversations, respond)[0], requests
 
@@ -342,7 +342,7 @@ class _Planner:
             conversations, _ = load.read_file(config.evaluate.prompts, self.bench.base)
             source, near = config.evaluate.prompts.path.name, config.evaluate.prompts.near_duplicates
             asked = load.prompts(self._later_turns(conversations)[0], source, near)[0]
-        model = evaluate.sides(config, self.bench.folder.path / "model", None)[0]
+        model = evaluate.sides(config, self.bench.folder.local("model"), None)[0]
         first = config.generators[0] if config.generators else None
         shared = model.model_dump(include=set(ModelConfig.model_fields))
         system, temperatures = first.system if first else None, [config.evaluate.temperature]
@@ -371,7 +371,8 @@ class _Planner:
         for generator in generators:
             wanted = generate.requests(some, generator, self.config.seed)
             answers = self.forecast.try_out(generator, [request for *_, request in wanted])
-            found.append(generate.samples(wanted, answers, generator.label)[0])
+            taken = [generate.taken(one, generator) for one in answers]
+            found.append(generate.samples(wanted, taken, generator.label)[0])
         self.made.notes.append(f"{some.height} of {prompts.height} prompts were answered by models in this process")
         return pl.concat(found).unique("sample_id", keep="first", maintain_order=True), some
 

@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from pipeline.calls.dialect import Dialect
+from pipeline.calls.finality import Reason
+from pipeline.calls.reasoning import split
 from pipeline.config import EndpointConfig, ModelConfig
+from pipeline.secrets import struck
+
+ASKED_AGAIN: tuple[Reason, ...] = ("unanswered", "rejected")
+"""Reasons for which the next run asks again."""
 
 Advance = Callable[[int], None]
 """Called with the number of requests that have just been finished."""
@@ -42,7 +49,7 @@ class Call:
 
     call_key: str
     status: str
-    """``answered`` or ``unanswered``."""
+    """``answered``, or ``unanswered``: nothing final came."""
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
     completion_tokens: int | None = None
@@ -61,14 +68,38 @@ class Answer:
     """Sum over the answer's tokens, nats."""
     choice_logprobs: Mapping[str, float] | None = None
     """Token text -> log-probability at the first position, nats; spellings are the reader's business."""
+    reason: Reason | None = None
+    """Why there is no text: one of ``pipeline.calls.finality.Reason``; None when there is."""
     error: str | None = None
-    """Set when there is no text: ``reason: detail``, the reason one of ``too_long``, ``empty_answer``, ``refused``,
-    ``rejected``, ``malformed``, or ``unanswered``, which the next run asks again."""
+    """The words with which the endpoint or engine said so."""
+    reasoning: str | None = None
+    """What the model wrote before its answer, of whatever answer."""
+    temperature_sent: bool = True
+    """False when the endpoint takes no temperature: it sampled at its own."""
+
+    def __post_init__(self) -> None:
+        """Strike secrets: a server may repeat the key that it was sent, and what it says is kept."""
+        for name in ("text", "error", "finish_reason", "reasoning"):
+            said: str | None = getattr(self, name)
+            if said is not None and (clean := struck(said)) != said:
+                object.__setattr__(self, name, clean)
 
     @property
     def unanswered(self) -> bool:
-        """No reply came: the next run asks again."""
-        return self.error is not None and self.error.startswith("unanswered")
+        """Nothing final came: the next run asks again."""
+        return self.reason in ASKED_AGAIN
+
+
+def spoken(call: Call, text: str, finish_reason: str, logprob: float | None = None) -> Answer:
+    """The answer of a model in this process that wrote *text*, its reasoning apart."""
+    said = split(text)
+    answer = said.answer.strip()
+    if answer and said.whole:
+        return Answer(call, answer, finish_reason, logprob, reasoning=said.reasoning)
+    cut_off = finish_reason == "length" or not said.whole
+    why = "the reasoning never ended" if not said.whole else f"finish_reason {finish_reason!r}"
+    reason: Reason = "cut_off" if cut_off else "empty_answer"
+    return Answer(call, None, finish_reason, reason=reason, error=f"no answer: {why}", reasoning=said.reasoning)
 
 
 class Engine(Protocol):
@@ -128,6 +159,10 @@ class Toolbox(Protocol):
 
     def endpoint(self, name: str) -> EndpointConfig:
         """The endpoint of that name."""
+        ...
+
+    def dialect(self, options: ModelConfig) -> Dialect:
+        """How a model is spoken to at its endpoint, shared by everything in the process that calls it."""
         ...
 
     def limiter(self, name: str) -> Any:

@@ -7,62 +7,42 @@ written down in ``pipeline.calls.batches``; here a batch is moved from one state
 Source: https://developers.openai.com/api/docs/guides/batch
 """
 
+import contextlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, cast
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, cast
 
 import openai
-import tenacity
 from openai.types import Batch as Told
 
+from pipeline.calls import finality
+from pipeline.calls.batch_lines import ALL_DONE, Counts, Line, counts, state, surely_unmade, word
 from pipeline.calls.batches import Batch, Batches, left_behind, line
 from pipeline.calls.ledger import Abandon, Busy, Claim, Operation, Recorded, Release, Reply
-from pipeline.config import BatchConfig, EndpointConfig, ModelConfig
+from pipeline.calls.usage import charge, surely_unpaid
+from pipeline.calls.vendor import QUEUE_FULL, RETRIED, Vendor, is_transport
+from pipeline.config import BatchConfig, ModelConfig
 from pipeline.engines.base import Advance, Answer, Call, Request, Toolbox
 from pipeline.engines.endpoint import (
     BACKOFF_S,
     MOST_BACKOFF_S,
-    RETRIED,
     EndpointEngine,
     api_key,
-    cost_usd,
     read_answer,
 )
-from pipeline.errors import BudgetError, EndpointError, StageError, UnreachableError
+from pipeline.errors import BudgetError, EndpointError, InputError, StageError, UnreachableError
 
-PURPOSE: Literal["batch"] = "batch"
-URL: Literal["/v1/chat/completions"] = "/v1/chat/completions"
-TAG = "jurybox"
-"""Key of our tag in a batch's metadata."""
 COMMIT_AT_ONCE = 500
 """Answers committed in one transaction."""
+LATE_LOOKS = 10
+"""Looks at a batch that is over until its files hold all of its calls."""
 BUSY_S = 1.0
 """Between two looks at calls that somebody else is making."""
-UPLOAD_S = 900.0
-CLOCKS_DIFFER_S = 86_400.0
-"""A batch created this long before its claim is not looked at when a tag is searched."""
-OK, TRANSPORT = 200, (408, 409, 429)
-SERVER_ERROR = 500
-RUNNING = ("validating", "in_progress", "finalizing", "cancelling")
-QUEUE_FULL = ("token_limit_exceeded", "request_limit_exceeded")
-"""Codes of a batch that was not taken because too much is enqueued already."""
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A line of an output or error file."""
-
-    key: str
-    status: int | None
-    """HTTP status of the reply; None when the call was not made."""
-    body: Any
-    """JSON of the reply."""
-    error: str
-    """Why there is no reply."""
+OK = 200
+GIVE_UP = "jurybox batches CONFIG --give-up ID"
+GIVE_UP_LOOKS = 5
 
 
 class BatchEngine(EndpointEngine):
@@ -72,7 +52,8 @@ class BatchEngine(EndpointEngine):
         super().__init__(options, toolbox)
         self.how = options.batch or BatchConfig()
         self.batches = Batches(self.ledger)
-        self.vendor = Vendor(self.endpoint, api_key(options.endpoint or "", self.endpoint), self.how)
+        key = api_key(options.endpoint or "", self.endpoint)
+        self.vendor = Vendor(self.endpoint, key, self.how, (BACKOFF_S, MOST_BACKOFF_S))
 
     def complete(self, requests: Iterable[Request], advance: Advance) -> list[Answer]:
         """See Engine. Returns when every request is answered or given up, which may take the completion window.
@@ -88,19 +69,38 @@ class BatchEngine(EndpointEngine):
         """Create the batches of these requests and return at once; `complete` finds them running."""
         _Run(self, requests, _unseen).submit()
 
+    def give_up(self, tag: str, *, now: bool = False) -> str:
+        """Cancel a batch and read what it has done; what it says in words.
+
+        What the vendor surely did not do is free again; what may have been done, and cannot be read, stays charged.
+
+        Args:
+            tag: ours, of the batch.
+            now: do not ask the vendor: all of its calls stay charged.
+
+        Raises:
+            InputError: there is no such open batch, or a live process keeps it.
+            EndpointError: the vendor cannot be reached.
+        """
+        batch = self.batches.take(tag)
+        if batch is None:
+            raise InputError(f"no open batch {tag} that could be given up: it is over, or a live process keeps it")
+        return _Run(self, (), _unseen).give_up(batch, now=now)
+
     def close(self) -> None:
         """Close the connections; batches go on, for whoever comes next."""
         self.batches.leave()
         self.vendor.client.close()
 
-    def refused(self, problem: openai.APIError, doing: str) -> EndpointError:
+    def untaken(self, problem: openai.APIError, doing: str) -> EndpointError:
         """The error of a step that the vendor's API did not take."""
         where = f"endpoint {self.options.endpoint!r} ({self.endpoint.base_url})"
         status = getattr(problem, "status_code", None)
         if isinstance(problem, openai.NotFoundError):
             return EndpointError(
                 f"{where} does not know what it was asked for while {doing}: HTTP 404: {problem.message[:300]}; it may "
-                "have no batch API (remove `batch`), or the key may belong to another project than the batch's"
+                "have no batch API (remove `batch`), or the key may belong to another project than the batch's; one "
+                f"that is gone is given up with `{GIVE_UP}`"
             )
         if isinstance(problem, RETRIED) or status is None:
             return UnreachableError(
@@ -109,85 +109,8 @@ class BatchEngine(EndpointEngine):
                 self.options.endpoint or "",
             )
         if isinstance(problem, openai.AuthenticationError | openai.PermissionDeniedError):
-            # Raises what a direct call would.
-            self.failed("", problem)
+            return self.shared(finality.outcome(problem.status_code, problem.body))
         return EndpointError(f"{where} refused {doing}: HTTP {status}: {problem.message[:300]}; correct what it names")
-
-
-class Vendor:
-    """The batch API through the ``openai`` package; every step is tried again while the transport fails."""
-
-    def __init__(self, endpoint: EndpointConfig, key: str, how: BatchConfig) -> None:
-        self.how, self.attempts = how, endpoint.attempts
-        self.client = openai.OpenAI(
-            base_url=endpoint.base_url, api_key=key, max_retries=0, timeout=max(endpoint.timeout_s, 1.0)
-        )
-
-    def upload(self, tag: str, content: bytes) -> str:
-        """The id of a new input file."""
-        name = f"{TAG}-{tag}.jsonl"
-        return self._tried(lambda: self.client.files.create(file=(name, content), purpose=PURPOSE, timeout=UPLOAD_S).id)
-
-    def create(self, batch: Batch, *, fresh: bool) -> Told:
-        """The batch of an uploaded file, created unless it is there.
-
-        A reply that got lost, or died with the process that waited for it, leaves open whether there is a batch. So
-        every try but the first of a *fresh* one looks for the batch's tag before, and once more ``poll_s`` later.
-        """
-        unsure = not fresh
-
-        def once() -> Told:
-            nonlocal unsure
-            if unsure:
-                if found := self.find(batch):
-                    return found
-                time.sleep(self.how.poll_s)
-                if found := self.find(batch):
-                    return found
-            unsure = True
-            return self.client.batches.create(
-                input_file_id=batch.file_id or "",
-                endpoint=URL,
-                completion_window=cast("Any", self.how.completion_window),
-                metadata={TAG: batch.tag},
-            )
-
-        return self._tried(once)
-
-    def find(self, batch: Batch) -> Told | None:
-        """The batch with our tag, if the vendor has it."""
-        for told in self._tried(lambda: list(self._since(batch.claimed_at - CLOCKS_DIFFER_S))):
-            if (told.metadata or {}).get(TAG) == batch.tag:
-                return told
-        return None
-
-    def _since(self, moment: float) -> Iterator[Told]:
-        """The newest batches first, back to *moment*."""
-        for told in self.client.batches.list(limit=100):
-            if told.created_at < moment:
-                return
-            yield told
-
-    def retrieve(self, batch_id: str) -> Told:
-        """A batch as it stands."""
-        return self._tried(lambda: self.client.batches.retrieve(batch_id))
-
-    def lines(self, told: Told) -> Iterator[Line]:
-        """The lines of a batch's output and error files, in whatever order they stand there."""
-        for file_id in (told.output_file_id, told.error_file_id):
-            if file_id:
-                content = self._tried(
-                    lambda file_id=file_id: self.client.files.content(file_id, timeout=UPLOAD_S).content
-                )
-                yield from read_lines(content)
-
-    def _tried(self, step: Callable[[], T]) -> T:
-        return tenacity.Retrying(
-            retry=tenacity.retry_if_exception(_is_passing),
-            stop=tenacity.stop_after_attempt(self.attempts),
-            wait=tenacity.wait_random_exponential(multiplier=BACKOFF_S, max=MOST_BACKOFF_S),
-            reraise=True,
-        )(step)
 
 
 class _Run:
@@ -204,6 +127,12 @@ class _Run:
         self.running: dict[str, Batch] = {}
         self.inside: dict[str, str] = {}
         """Call key -> tag of the running batch it is in."""
+        self.late: Counter[str] = Counter()
+        """Tag -> looks at a batch that is over and lacks some of its calls."""
+        self.stuck: dict[str, str] = {}
+        """Tag -> what is wrong with a batch at which this run looks no more."""
+        self.gone = False
+        """Batches are given up: what is missing from their files will not come."""
         self.counted: dict[str, int] = {}
         """Tag -> requests that the vendor has dealt with."""
         self.largest = engine.how.max_requests
@@ -220,6 +149,8 @@ class _Run:
         try:
             self.submit()
             while len(self.found) < len(self.claims):
+                if self.stuck and not self.running.keys() - self.stuck.keys():
+                    raise self._stuck()
                 time.sleep(self._pause())
                 self._look()
                 self.submit()
@@ -233,6 +164,13 @@ class _Run:
             ) from None
         self._show(len(self.order))
         return [self.found[key] for key in self.order]
+
+    def _stuck(self) -> EndpointError:
+        return EndpointError(
+            f"endpoint {self.engine.options.endpoint!r}: {'; '.join(self.stuck.values())}; what its files hold is kept "
+            "and nothing is sent again: run the same command later to look again, or give the batch up with "
+            f"`{GIVE_UP}`, after which those calls stay charged and are made again"
+        )
 
     def submit(self) -> None:
         """Take over batches whose process died, and put what is in none into new ones."""
@@ -282,7 +220,7 @@ class _Run:
                 content = b"".join(line(key, body) for key, body in calls)
                 batch = self.batches.uploaded(batch, self.vendor.upload(batch.tag, content))
             if batch.state == "creating":
-                batch = self.batches.created(batch, self.vendor.create(batch, fresh=not unsure).id)
+                batch = self.batches.created(batch, self.vendor.create(batch, fresh=not unsure))
         except openai.APIError as problem:
             self._not_started(batch, problem, doing, len(calls))
             return
@@ -294,10 +232,10 @@ class _Run:
             self.batches.finish(batch, str(problem.code))
             self._queue_full(count, str(problem.message))
             return
-        if not _is_transport(problem):
+        if not is_transport(problem):
             # A refusal is an answer: there is no batch.
             self.batches.finish(batch, str(problem.message)[:300])
-        raise self.engine.refused(problem, doing) from None
+        raise self.engine.untaken(problem, doing) from None
 
     def _queue_full(self, count: int, said: str) -> None:
         """Too many tokens wait at the vendor's: wait for ours to be done, and send smaller batches."""
@@ -320,80 +258,161 @@ class _Run:
 
     def _look(self) -> None:
         """Ask after every running batch; read those that are over."""
-        for batch in list(self.running.values()):
+        for batch in [one for one in self.running.values() if one.tag not in self.stuck]:
             try:
                 told = self.vendor.retrieve(batch.batch_id or "")
-                if told.status in RUNNING:
-                    counts = told.request_counts
-                    self.counted[batch.tag] = counts.completed + counts.failed if counts else 0
+                said = counts(told.request_counts)
+                if state(told.status) == "running":
+                    self.counted[batch.tag] = said.done if said else 0
+                elif state(told.status) == "failed" and not (told.output_file_id or told.error_file_id):
+                    self._failed(batch, told)
                 else:
-                    self._end(batch, told)
+                    self._end(batch, told, said)
             except openai.APIError as problem:
-                raise self.engine.refused(problem, f"batch {batch.batch_id} was fetched") from None
+                raise self.engine.untaken(problem, f"batch {batch.batch_id} was fetched") from None
         self._show()
 
-    def _end(self, batch: Batch, told: Told) -> None:
-        """Commit what was answered, give the rest back."""
-        if told.status == "failed":
-            self._failed(batch, told)
-            return
+    def _end(self, batch: Batch, told: Told, said: Counts | None) -> None:
+        """Commit what was answered; give back what was surely not made, and look again for what is missing."""
         self.full, self.waiting = 0, False
         fatal: EndpointError | None = None
         operations: list[Operation] = []
-        open_calls = {key for key, tag in self.inside.items() if tag == batch.tag}
-        for found in self.vendor.lines(told):
-            if found.key not in open_calls:
-                continue  # committed before a crash, or nothing that this batch was asked
-            open_calls.remove(found.key)
-            operation, problem = self._read(found)
+        lines: set[str] = set()
+        missing = {key for key, tag in self.inside.items() if tag == batch.tag}
+        reserved = self.batches.reserved(batch)
+        for found in self.vendor.lines(told, salvage=self.gone or self.late[batch.tag] >= LATE_LOOKS):
+            lines.add(found.key)
+            if found.key not in missing:
+                continue  # committed before, or nothing that this batch was asked
+            missing.remove(found.key)
+            operation, problem = self._read(found, reserved.get(found.key, 0.0))
             fatal = fatal or problem
             operations.append(operation)
             if len(operations) >= COMMIT_AT_ONCE:
                 self.batches.commit(batch, operations)
                 operations = []
         self.batches.commit(batch, operations)
-        self._over(batch, told.status)
+        off = [key for key, tag in self.inside.items() if tag == batch.tag and key not in missing]
+        self._off(off, str(told.status))
+        if not missing or surely_unmade(told.status, said, len(lines), len(missing)):
+            self._over(batch, str(told.status))
+        else:
+            self._look_again(batch, told, missing)
         if fatal is not None:
             raise fatal
 
-    def _read(self, found: Line) -> tuple[Operation, EndpointError | None]:
-        """What a line means for the ledger; its answer, where it is final, goes to those that are found."""
+    def _look_again(self, batch: Batch, told: Told, missing: Collection[str]) -> None:
+        """A batch that is over, and of some calls nothing is known: its files are late, cut, or no such files."""
+        self.late[batch.tag] += 1
+        if not self.gone and self.late[batch.tag] <= LATE_LOOKS:
+            return
+        if not self.gone and word(told.status) in ALL_DONE:
+            self.stuck[batch.tag] = (
+                f"batch {batch.batch_id} is {told.status} and its files lack {len(missing)} of its calls after "
+                f"{self.late[batch.tag]} looks"
+            )
+            return
+        # It is gone, and what it did is unknown: charged, and free to be made again.
+        self.batches.commit(batch, [Abandon(key, f"batch {told.status}, and in none of its files") for key in missing])
+        self._over(batch, str(told.status))
+
+    def _read(self, found: Line, reserved_usd: float) -> tuple[Operation, EndpointError | None]:
+        """What a line means for the ledger; its answer, where nobody asks again, goes to those that are found."""
         engine = self.engine
-        if found.status == OK:
-            if not isinstance(cast("object", found.body), dict):
-                return Abandon(found.key), None  # paid, and no reply to be had
-            response = cast("dict[str, Any]", found.body)
-            cost = cost_usd(response, engine.price)
-            if found.key in self.claims:
-                self.found[found.key] = read_answer(found.key, response, cost, None)
-            return Reply(found.key, json.dumps(response), cost, None), None
-        if found.status is None or found.status in TRANSPORT or found.status >= SERVER_ERROR:
-            return Release(found.key, found.error[:300] or f"HTTP {found.status}"), None
-        problem = engine.client.status_error(found.status, {}, json.dumps(found.body).encode())
-        try:
-            answer = engine.failed(found.key, problem)
-        except EndpointError as fatal:
-            return Release(found.key, type(problem).__name__), fatal
-        if found.key in self.claims:
-            self.found[found.key] = answer
-        return Release(found.key, type(problem).__name__), None
+        if found.status is None:
+            unmade = found.error[:300] or "no reply"
+            return (Release(found.key, unmade) if found.unmade else Abandon(found.key, unmade)), None
+        told = finality.outcome(found.status, found.body)
+        body = cast("dict[str, Any]", found.body) if isinstance(cast("object", found.body), dict) else {}
+        charged = charge(body, reserved_usd, engine.price)
+        if found.status == OK and told.final:
+            engine.got_through()
+            self._note(found.key, read_answer(found.key, body, charged.cost_usd, None))
+            fault = charged.fault or None
+            return Reply(found.key, json.dumps(body), charged.cost_usd, None, charged.reported_usd, fault), None
+        fatal: EndpointError | None = None
+        if told.final or told.fate != "again":
+            try:
+                self._note(found.key, engine.failed(found.key, told))
+            except EndpointError as shared:
+                fatal = shared
+        if surely_unpaid(found.status):
+            return Release(found.key, told.words), fatal
+        return Abandon(found.key, told.words, charged.cost_usd if body else None), fatal
+
+    def _note(self, key: str, answer: Answer) -> None:
+        if key in self.claims:
+            self.found[key] = answer
 
     def _failed(self, batch: Batch, told: Told) -> None:
         """A batch that the vendor did not take; none of its calls was made."""
-        errors = (told.errors.data if told.errors else None) or []
+        errors = cast("list[Any]", getattr(told.errors, "data", None) or [])
         first = errors[0] if errors else None
-        code, said = (first.code or "", first.message or "") if first else ("", "it gives no reason")
+        code, said = (str(getattr(first, name, None) or "") for name in ("code", "message"))
+        said = said or str(told.errors or "it gives no reason")
         count = sum(tag == batch.tag for tag in self.inside.values())
         self._over(batch, f"failed: {code} {said}"[:300], tried=False)
         if code in QUEUE_FULL:
             self._queue_full(count, said)
             return
-        at = f" (line {first.line} of its file)" if first and first.line is not None else ""
+        line_number = getattr(first, "line", None)
+        at = f" (line {line_number} of its file)" if line_number is not None else ""
         more = f", and {len(errors) - 1} more" if len(errors) > 1 else ""
         raise EndpointError(
             f"endpoint {self.engine.options.endpoint!r} did not take batch {told.id}: {code or 'no code'}: "
             f"{said[:300]}{at}{more}; nothing was paid for it: correct what it names, then run the same command again"
         )
+
+    def _off(self, keys: Iterable[str], why: str) -> None:
+        """Calls that are in a batch no more; those it left unanswered go into the next one, or are given up."""
+        for key in keys:
+            del self.inside[key]
+            if key in self.found or key not in self.claims:
+                continue
+            self.tries[key] += 1
+            if self.tries[key] >= self.engine.endpoint.attempts:
+                error = f"left out of {self.tries[key]} batches; the last one is {why}"
+                self.found[key] = Answer(Call(key, "unanswered"), reason="unanswered", error=error)
+
+    def give_up(self, batch: Batch, *, now: bool) -> str:
+        """See BatchEngine."""
+        keys = [key for key, _ in self.batches.calls(batch)]
+        self.gone, self.running, self.inside = True, {batch.tag: batch}, dict.fromkeys(keys, batch.tag)
+        told = None if now or batch.state == "claimed" else self._cancelled(batch)
+        if told is not None and state(told.status) == "running":
+            return (
+                f"batch {told.id} is asked to stop and is {told.status}; run the same command again to read its files"
+            )
+        if told is not None:
+            self._end(batch, told, counts(told.request_counts))
+            return f"batch {told.id} is {told.status}; what its files hold is kept"
+        if batch.state == "claimed":
+            self._over(batch, "given up before it was sent")
+            return "the batch was never sent; its calls are free"
+        self.batches.commit(batch, [Abandon(key, "in a batch that was given up") for key in keys])
+        self._over(batch, "given up")
+        return f"batch {batch.batch_id or batch.tag} is given up; {len(keys)} calls stay charged and may be made again"
+
+    def _cancelled(self, batch: Batch) -> Told | None:
+        """The batch after the vendor was asked to stop it; None when it knows no such batch."""
+        try:
+            found = self.vendor.find(batch) if batch.batch_id is None else None
+            name = batch.batch_id or (found.id if found else "")
+            if not name:
+                return None
+            with contextlib.suppress(openai.BadRequestError, openai.ConflictError):  # it is over
+                self.vendor.cancel(name)
+            told = self.vendor.retrieve(name)
+            for _ in range(GIVE_UP_LOOKS):
+                if state(told.status) != "running":
+                    break
+                time.sleep(min(BUSY_S, self.engine.how.poll_s))
+                told = self.vendor.retrieve(name)
+        except openai.NotFoundError:
+            return None
+        except openai.APIError as problem:
+            raise self.engine.untaken(problem, f"batch {batch.batch_id or batch.tag} was given up") from None
+        return told
 
     def _over(self, batch: Batch, why: str, *, tried: bool = True) -> None:
         """Give back what a batch left unanswered; it goes into the next one, or is given up."""
@@ -401,14 +420,11 @@ class _Run:
         del self.running[batch.tag]
         self.counted.pop(batch.tag, None)
         keys = [key for key, tag in self.inside.items() if tag == batch.tag]
-        for key in keys:
-            del self.inside[key]
-            if key in self.found or key not in self.claims or not tried:
-                continue
-            self.tries[key] += 1
-            if self.tries[key] >= self.engine.endpoint.attempts:
-                error = f"unanswered: left out of {self.tries[key]} batches; the last one is {why}"
-                self.found[key] = Answer(Call(key, "unanswered"), error=error)
+        if tried:
+            self._off(keys, why)
+        else:
+            for key in keys:
+                del self.inside[key]
 
     def _show(self, done: int | None = None) -> None:
         """Progress: answers that are here, and those that the vendor counts; it never goes back."""
@@ -419,29 +435,6 @@ class _Run:
             self.shown = done
 
 
-def read_lines(content: bytes) -> Iterator[Line]:
-    """The lines of an output or error file that can be read; a call without one has not been answered."""
-    for text in content.split(b"\n"):
-        try:
-            value: object = json.loads(text)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(value, dict) and isinstance(key := cast("dict[str, Any]", value).get("custom_id"), str):
-            yield _line(key, cast("dict[str, Any]", value))
-
-
-def _line(key: str, fields: Mapping[str, Any]) -> Line:
-    error: Any = fields.get("error")
-    said = error if isinstance(error, str) else "" if error is None else json.dumps(error)
-    response: Any = fields.get("response")
-    replied = cast("dict[str, Any]", response if isinstance(response, dict) else {})
-    status, body = replied.get("status_code"), replied.get("body")
-    if not isinstance(status, int):
-        return Line(key, None, None, said)
-    # vLLM says beside the reply what OpenAI says in it.
-    return Line(key, status, error if body is None else body, said)
-
-
 def _split(claims: Sequence[Claim], most: int, most_bytes: int) -> tuple[Sequence[Claim], Sequence[Claim]]:
     """(those of the next file, the others): as many as fit, one at least."""
     total = 0
@@ -450,14 +443,6 @@ def _split(claims: Sequence[Claim], most: int, most_bytes: int) -> tuple[Sequenc
         if at and (at >= most or total > most_bytes):
             return claims[:at], claims[at:]
     return claims, ()
-
-
-def _is_transport(problem: openai.APIError) -> bool:
-    return isinstance(problem, RETRIED) or getattr(problem, "status_code", None) in TRANSPORT
-
-
-def _is_passing(problem: BaseException) -> bool:
-    return isinstance(problem, openai.APIError) and _is_transport(problem) and problem.code not in QUEUE_FULL
 
 
 def _unseen(done: int) -> None:

@@ -1,33 +1,39 @@
 """An OpenAI-compatible endpoint as an engine. Touches the network and the run's ledger.
 
-Every call goes through the ledger: claimed before it is sent, committed before it is used. Transport failures are
-retried here; when a call may go out is the business of the endpoint's limiter. Requests are taken one by one as
-workers get free, so a long run holds no more of them than are in flight.
+Every call goes through the ledger: claimed before it is sent, committed before it is used. What a reply means is
+decided in ``pipeline.calls.finality``; what passes is tried again here, and when a call may go out is the business of
+the endpoint's limiter. Requests are taken one by one as workers get free, so a long run holds no more of them than are
+in flight.
 """
 
 import asyncio
 import gc
 import hashlib
 import json
+import logging
 import math
-import os
 import random
+import re
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
-import openai
 import orjson
 
+from pipeline import secrets
+from pipeline.calls import finality
 from pipeline.calls.batches import require_kept
-from pipeline.calls.client import Client, Session
+from pipeline.calls.client import Client, NoReplyError, Session, longest_body
+from pipeline.calls.client import Reply as HttpReply
 from pipeline.calls.ledger import Abandon, Busy, Claim, Desk, Ledger, Outcome, Recorded, Release, Reply
 from pipeline.calls.limiter import BYTES_PER_TOKEN, EndpointDeadError, Kind, Limiter, Permit
-from pipeline.config import EndpointConfig, ModelConfig, Price
+from pipeline.calls.streams import assembled, is_stream
+from pipeline.calls.usage import Charge, charge, read_usage, surely_unpaid
+from pipeline.config import OTHER_BOUNDS, EndpointConfig, ModelConfig, Price
 from pipeline.engines.base import Advance, Answer, Call, Request, Toolbox
 from pipeline.errors import BudgetError, ConfigError, EndpointError, UnreachableError
 
@@ -37,16 +43,17 @@ COLLECT_AFTER = 50_000
 BACKOFF_S = 0.5
 MOST_BACKOFF_S = 30.0
 TOP_LOGPROBS = 20
-MOST_TOKENS = 2**53
-"""A reply that says it used more than this has not counted."""
 OVERHEAD_TOKENS = 64
 """Tokens a chat template may add to the bytes of a request, for the worst-case cost."""
-RETRIED = (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError, openai.ConflictError)
-HTTP_REQUEST_TIMEOUT = 408
-HTTP_TOO_LARGE = 413
-TOO_LONG = ("context_length_exceeded", "maximum context length", "context window", "max_model_len", "too many tokens")
-"""What vendors and vLLM say, in lower case, of a prompt that does not fit."""
+DRAIN_S = 20.0
+"""How long calls in flight are waited for when a run is stopped; then they stay charged as possibly paid."""
+LOG = logging.getLogger("jurybox")
 UNSENT = "stopped before it was sent"
+SHARED_AFTER = 3
+"""Calls in a row for which a person has to mend something, until the endpoint is taken to refuse them all."""
+OK, REDIRECT = 200, 300
+MOST_CHANGES = 8
+"""Times that a call is made again with a parameter less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +63,29 @@ class _Prepared:
     at: int
     request: Request
     key: str
+    plain: Mapping[str, Any]
+    """The request as the protocol has it."""
+    sent: Mapping[str, Any]
+    """The same as this endpoint and model take it."""
     body: bytes
     text: str
-    """The body, for the ledger."""
+    """What is sent, for the ledger."""
     reserve_usd: float
     tokens: float
     """What the call may take from a vendor's limit of tokens: the prompt's bytes over 4, and ``max_tokens``."""
+
+
+class _Heard(NamedTuple):
+    """One exchange: what the reply means, and the reply, if one came."""
+
+    found: finality.Outcome
+    text: str = ""
+    response: Mapping[str, Any] | None = None
+    """The reply's JSON object, where it is one."""
+    status: int = 0
+    latency: float = 0.0
+    unpaid: bool = False
+    """It was surely not done, so nothing is charged."""
 
 
 class EndpointEngine:
@@ -74,10 +98,21 @@ class EndpointEngine:
         self.price = self.endpoint.price_of(options)
         self.ledger: Ledger = toolbox.ledger
         self.limiter: Limiter = toolbox.limiter(name)
-        self.client = Client(self.endpoint.base_url, api_key(name, self.endpoint))
+        self.dialect = toolbox.dialect(options)
+        self.client = client(name, self.endpoint, options, self.dialect.family.key_header)
+        self.excess = 1.0
+        """The dearest call so far as a multiple of its worst case: a vendor that bills more than was asked for (hidden
+        prompts, reasoning beyond ``max_tokens``) is reckoned with from then on."""
+        self.through = 0
+        """Calls to this model that got a final reply, now or before."""
+        self.turned_away = 0
+        """Calls in a row for which a person has to mend something."""
 
     def complete(self, requests: Iterable[Request], advance: Advance) -> list[Answer]:
-        """See Engine. Raises EndpointError, BudgetError."""
+        """See Engine. Raises EndpointError, BudgetError, StorageError.
+
+        On Ctrl-C what is in flight is waited for, at most DRAIN_S.
+        """
         with _few_collections(), asyncio.Runner(loop_factory=_fast_loop()) as runner:
             return runner.run(self._complete(requests, advance))
 
@@ -86,46 +121,79 @@ class EndpointEngine:
 
     async def _complete(self, requests: Iterable[Request], advance: Advance) -> list[Answer]:
         timeout_s = self.limiter.clock.real(self.endpoint.timeout_s)
-        async with self.client.session(self.endpoint.concurrency, timeout_s) as session:
+        async with self.client.session(self.limiter.most, timeout_s) as session:
             return await _Run(self, session, Desk(self.ledger), requests, advance).answers()
 
     def prepared(self, at: int, request: Request) -> _Prepared:
         """The request number *at* as it is sent."""
-        body = request_body(self.options.model, request)
+        plain = request_body(self.options.model, request)
+        body = self.dialect.body(plain)
         encoded = orjson.dumps(body)
+        longest = _longest(body, request.max_tokens)
         return _Prepared(
             at,
             request,
             call_key(self.endpoint.base_url, body, request),
+            plain,
+            body,
             encoded,
             encoded.decode(),
-            _worst_case_usd(len(encoded), request.max_tokens, self.price),
-            len(encoded) / BYTES_PER_TOKEN + request.max_tokens,
+            _worst_case_usd(len(encoded), longest, self.price) * self.excess,
+            len(encoded) / BYTES_PER_TOKEN + longest,
         )
 
-    def failed(self, key: str, problem: openai.APIError | EndpointDeadError) -> Answer:
-        """A failed call as an answer; a failure that every call would share is raised."""
-        where = f"endpoint {self.options.endpoint!r} ({self.endpoint.base_url})"
-        if isinstance(problem, openai.AuthenticationError | openai.PermissionDeniedError):
-            source = self.endpoint.api_key_env
-            remedy = f"set {source} to a valid key" if source else "name the key's variable in api_key_env"
-            raise EndpointError(f"{where} refused the key: HTTP {problem.status_code}; {remedy}") from None
-        if isinstance(problem, openai.NotFoundError):
-            raise EndpointError(
-                f"{where} knows no model {self.options.model!r} or no such path: HTTP 404; check model and base_url"
-            ) from None
-        if isinstance(problem, openai.APIConnectionError | EndpointDeadError) and not self.limiter.successes:
-            raise UnreachableError(
-                f"{where} cannot be reached after {self.endpoint.attempts} attempts ({_cause(problem)}); start it or "
-                "correct base_url, then run the same command again",
-                self.options.endpoint or "",
-            ) from None
-        status = getattr(problem, "status_code", None)
-        if isinstance(problem, EndpointDeadError) or _is_transport(problem):
-            reason = f"HTTP {status}" if status else _cause(problem)
-            return Answer(Call(key, "unanswered"), error=f"unanswered: {reason}")
-        kind = "too_long" if _is_too_long(problem) else "rejected"
-        return Answer(Call(key, "unanswered"), error=f"{kind}: HTTP {status}: {_detail(problem)}")
+    def charge(self, call: "_Prepared", response: Mapping[str, Any]) -> Charge:
+        """What a reply is charged (see ``pipeline.calls.usage``)."""
+        found = charge(response, call.reserve_usd, self.price)
+        if found.cost_usd > call.reserve_usd > 0:
+            self.excess *= found.cost_usd / call.reserve_usd
+        return found
+
+    def failed(self, key: str, found: finality.Outcome) -> Answer:
+        """A call that got no answer, as one; raises the failure that every call would share."""
+        if found.fate == "mend":
+            self.turned_away += 1
+            if not self.through or self.turned_away >= SHARED_AFTER:
+                raise self.shared(found)
+        if found.final:
+            self.got_through()
+        status = "answered" if found.final else "unanswered"
+        return Answer(Call(key, status), reason=found.reason, error=_plain(found.words))
+
+    def got_through(self) -> None:
+        """Take note that a call got a final reply."""
+        self.through += 1
+        self.turned_away = 0
+
+    def shared(self, found: finality.Outcome) -> EndpointError:
+        """The error of a refusal that is no single call's, with the remedy."""
+        source = self.endpoint.api_key_env
+        key = f"set {source} to a valid key" if source else "name the key's variable in api_key_env"
+        said, model = found.words, self.options.model
+        told = {
+            "key": f"refused the key: {said}; {key}",
+            "credit": f"is out of money, quota or credit: {said}; top up the account or raise its limit, then run the "
+            "same command again",
+            "model": f"knows no model {model!r} or no such path: {said}; check model, base_url and query (Azure: "
+            "api-version)",
+            "redirect": f"sends calls elsewhere: {said}; set base_url to the address that is meant",
+        }
+        return EndpointError(
+            f"{self.where} {told.get(found.about, f'refused model {model!r}: {said}; mend what it names')}"
+        )
+
+    @property
+    def where(self) -> str:
+        """The endpoint as errors name it."""
+        return f"endpoint {self.options.endpoint!r} ({self.endpoint.base_url})"
+
+    def unreachable(self, words: str) -> UnreachableError:
+        """The error of an endpoint that has not replied once."""
+        return UnreachableError(
+            f"{self.where} cannot be reached after {self.endpoint.attempts} attempts ({words}); start it or "
+            "correct base_url, then run the same command again",
+            self.options.endpoint or "",
+        )
 
 
 class _Run:
@@ -150,6 +218,10 @@ class _Run:
         self.broken: BaseException | None = None
         self.claimed = 0
         """Claims of this run that have no outcome yet."""
+        self.last = "nothing"
+        """Words of the latest failure."""
+        self.in_flight: set[asyncio.Task[None]] = set()
+        """Workers whose call is at the endpoint's: what it answers is paid for."""
         self.settled = asyncio.Event()
         """Set, and replaced, when one of them gets it."""
 
@@ -157,24 +229,49 @@ class _Run:
         """One answer per request, in their order."""
         try:
             while True:
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(self.engine.endpoint.concurrency):
-                        group.create_task(self._work())
+                await self._together([asyncio.create_task(self._work()) for _ in range(self.limiter.most)])
                 await self.desk.drain()
                 if self.broken is not None:
                     raise self.broken
                 if not self.again:
                     return [self.found[at] for at in range(len(self.found))]
-        except BaseExceptionGroup as errors:
-            raise _first(errors) from None
         finally:
             # Claims that were cancelled are given back in the drain, so it is waited for to the end.
             await self.desk.drain()
 
+    async def _together(self, workers: "Sequence[asyncio.Task[None]]") -> None:
+        """Let them work; when one fails, or we are stopped, nothing more goes out, what is in flight is awaited."""
+        try:
+            done, _ = await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
+            failed = next((one.exception() for one in done if one.exception() is not None), None)
+            self.broken = self.broken or failed
+            if failed is not None:
+                await self._landed(workers)
+        except asyncio.CancelledError as stopped:
+            self.broken = self.broken or stopped
+            await self._landed(workers)
+            raise
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+
+    async def _landed(self, workers: "Sequence[asyncio.Task[None]]") -> None:
+        """Wait for the calls in flight, at most DRAIN_S; who waits for his turn to send is stopped at once."""
+        for worker in workers:
+            if worker not in self.in_flight:
+                worker.cancel()
+        if self.in_flight:
+            wait_s = self.limiter.clock.real(DRAIN_S)
+            LOG.warning("stopping: %d calls in flight are waited for, %.0f s at most", len(self.in_flight), wait_s)
+            await asyncio.wait(self.in_flight, timeout=wait_s)
+
     async def _work(self) -> None:
         while self.broken is None and (item := await self._next()) is not None:
             try:
-                await self._answer(self.engine.prepared(*item))
+                for _ in range(MOST_CHANGES):
+                    if await self._answer(self.engine.prepared(*item)):
+                        break
             except BudgetError as spent:
                 # What is in flight is being paid for: it gets its answer, and nothing more goes out.
                 self.broken = self.broken or spent
@@ -198,27 +295,50 @@ class _Run:
                     raise
                 await self.settled.wait()
 
-    async def _answer(self, call: _Prepared) -> None:
+    async def _claimed(self, call: _Prepared) -> bool:
+        """Whether the call is ours to make; where it is not, what is to be done has been."""
         claim = await self._claim(call)
         if isinstance(claim, Busy):
             if claim.batch is not None:
                 await asyncio.to_thread(require_kept, self.engine.ledger, claim.batch)
             self.later.append((call.at, call.request))
-            return
+            return False
         if isinstance(claim, Recorded):
-            self._finish(call.at, read_answer(call.key, claim.response, claim.cost_usd, claim.latency_s))
-            return
+            self.engine.through += 1
+            self._finish(call, read_answer(call.key, claim.response, claim.cost_usd, claim.latency_s))
+            return False
         self.claimed += 1
-        try:
-            text, response, latency = await self._send(call)
-        except (openai.APIError, EndpointDeadError) as problem:
-            self.desk.tell(Release(call.key, type(problem).__name__))
-            self._settle()
-            self._finish(call.at, self.engine.failed(call.key, problem))
-            return
-        cost = cost_usd(response, self.engine.price)
-        answer = read_answer(call.key, response, cost, latency)
-        committed = self.desk.do(Reply(call.key, text, cost, latency))
+        return True
+
+    async def _answer(self, call: _Prepared) -> bool:
+        """Get the call its answer; False when it must be made in other words, which have just been learned."""
+        if not await self._claimed(call):
+            return True
+        heard = await self._send(call)
+        if heard is None:
+            return True  # others do it, or are about to
+        found = heard.found
+        if found.fate == "answer" or (found.final and heard.response is not None and not heard.unpaid):
+            self._commit(call, heard)
+            return True
+        self._give_back(call, heard)
+        changed = not found.final and self.engine.dialect.learn(heard.status, found.words, call.sent, call.plain)
+        if changed:
+            return False
+        if not heard.status and not self.limiter.successes:
+            raise self.engine.unreachable(found.words)
+        self._finish(call, self.engine.failed(call.key, found))
+        return True
+
+    def _commit(self, call: _Prepared, heard: _Heard) -> None:
+        self.engine.got_through()
+        response = heard.response or {}
+        charged = self.engine.charge(call, response)
+        answer = _read(_call(call.key, charged, heard.latency), heard.found, response)
+        reply = Reply(
+            call.key, heard.text, charged.cost_usd, heard.latency, charged.reported_usd, charged.fault or None
+        )
+        committed = self.desk.do(reply)
         committed.add_done_callback(partial(self._committed, call, answer))
 
     def _committed(self, call: _Prepared, answer: Answer, done: "asyncio.Future[Outcome]") -> None:
@@ -228,68 +348,102 @@ class _Run:
         if (problem := done.exception()) is not None:
             self.broken = self.broken or problem
         elif done.result():
-            self._finish(call.at, answer)
+            self._finish(call, answer)
         else:
             self.again.append((call.at, call.request))
+
+    def _give_back(self, call: _Prepared, heard: _Heard) -> None:
+        """End a claim without an answer: charged unless the work was surely not done."""
+        words = heard.found.words
+        if heard.unpaid:
+            self.desk.tell(Release(call.key, words))
+        else:
+            cost = None if heard.response is None else self.engine.charge(call, heard.response).cost_usd
+            self.desk.tell(Abandon(call.key, words, cost))
+        self._settle()
 
     def _settle(self) -> None:
         self.claimed -= 1
         self.settled.set()
         self.settled = asyncio.Event()
 
-    def _finish(self, at: int, answer: Answer) -> None:
-        self.found[at] = answer
+    def _finish(self, call: _Prepared, answer: Answer) -> None:
+        if "temperature" not in call.sent:
+            answer = replace(answer, temperature_sent=False)
+        self.found[call.at] = answer
         self.advance(1)
 
-    async def _send(self, call: _Prepared) -> tuple[str, dict[str, Any], float]:
-        """The reply as text and as JSON, and its seconds; retried while the transport fails."""
-        problem: openai.APIError | None = None
+    async def _send(self, call: _Prepared) -> _Heard | None:
+        """The last exchange of a call, tried again while that may help; its claim is still held.
+
+        None when the claim was lost between two tries: what may have been paid is given back and claimed anew.
+        """
+        heard: _Heard | None = None
         failures = tries = 0
         while True:
             seen = self.limiter.successes
-            permit = await self._permit(call, failures, problem)
-            try:
-                return await self._sent(call, permit)
-            except openai.APIError as failed:
-                problem = failed
-            kind = _kind(problem)
-            self.limiter.exit(permit, kind, _headers(problem))
+            permit = await self._permit(call, failures, heard)
+            if permit is None and heard is not None:
+                return heard._replace(unpaid=True)  # what may have been paid was given back before this claim
+            if permit is None:
+                return _Heard(
+                    finality.no_reply("the endpoint is given up: it did not reply to other calls"), unpaid=True
+                )
+            heard = await self._exchanged(call, permit)
+            self.last = heard.found.words
             failures += 1
             # Too fast, while others got through: that is the limiter's business and not one of the call's tries.
-            tries += not (kind == "throttled" and self.limiter.successes > seen)
-            if tries >= self.engine.endpoint.attempts or not _is_transport(problem):
-                raise problem
+            tries += not (heard.found.throttled and self.limiter.successes > seen)
+            if tries >= self.engine.endpoint.attempts or not self._worth_a_try(call, heard):
+                return heard
+            if not heard.unpaid:
+                self._give_back(call, heard)
+                if not await self._claimed(call):
+                    return None
 
-    async def _permit(self, call: _Prepared, failures: int, problem: openai.APIError | None) -> Permit:
-        """Wait until the call may go out; stopped while it waits, it goes back free."""
+    def _worth_a_try(self, call: _Prepared, heard: _Heard) -> bool:
+        found = heard.found
+        if (
+            found.final
+            or self.broken is not None
+            or self.engine.dialect.learn(heard.status, found.words, call.sent, call.plain)
+        ):
+            return False
+        if found.fate == "mend":
+            return self.engine.through > 0
+        return found.fate == "again"
+
+    async def _permit(self, call: _Prepared, failures: int, heard: _Heard | None) -> Permit | None:
+        """Wait until the call may go out; stopped while it waits, it goes back free. None: the endpoint is given up."""
         try:
             if failures:
                 await self.limiter.clock.sleep(_backoff(failures))
             return await self.limiter.enter(call.tokens)
         except asyncio.CancelledError:
-            self.desk.tell(Release(call.key, UNSENT))
+            self.desk.tell(Release(call.key, UNSENT if heard is None else heard.found.words))
             raise
-        except EndpointDeadError as dead:
-            raise problem or dead from None
+        except EndpointDeadError:
+            return None
 
-    async def _sent(self, call: _Prepared, permit: Permit) -> tuple[str, dict[str, Any], float]:
-        started = time.monotonic()
+    async def _exchanged(self, call: _Prepared, permit: Permit) -> _Heard:
+        started, worker = time.monotonic(), cast("asyncio.Task[None]", asyncio.current_task())
+        self.in_flight.add(worker)
         try:
-            reply = await self.session.post(call.body)
-        except openai.APIError:
-            raise
+            reply = await self.session.post(call.body, longest_body(_longest(call.sent, call.request.max_tokens)))
+        except NoReplyError as problem:
+            self.limiter.exit(permit, "timeout" if problem.timeout else "failed")
+            return _Heard(finality.no_reply(str(problem)), status=problem.status, unpaid=not problem.sent)
         except BaseException:
             # Stopped while the call was in flight: the endpoint may have answered and charged for it.
             self.limiter.exit(permit, "stopped")
             self.desk.tell(Abandon(call.key))
             raise
-        response = _decoded(reply.body)
-        if response is None:
-            raise self.engine.client.malformed()
-        prompt, _, completion = _usage(response)
-        used = None if prompt is None else float(prompt + (completion or 0))
-        self.limiter.exit(permit, "ok", reply.headers, used)
-        return reply.body.decode(), response, time.monotonic() - started
+        finally:
+            self.in_flight.discard(worker)
+        heard = _heard(reply, time.monotonic() - started)
+        used = None if heard.response is None or heard.status != OK else _used(heard.response)
+        self.limiter.exit(permit, _kind(heard.found), reply.headers, used)
+        return heard
 
 
 @contextmanager
@@ -320,6 +474,7 @@ def request_body(model: str, request: Request) -> dict[str, Any]:
         "max_tokens": request.max_tokens,
         "temperature": request.temperature,
         "seed": request.seed,
+        "stream": False,
     }
     if request.top_p < 1:
         body["top_p"] = request.top_p
@@ -340,8 +495,8 @@ def call_key(base_url: str, body: Mapping[str, Any], request: Request) -> str:
 
 
 def worst_case_usd(body: Mapping[str, Any], price: Price | None) -> float:
-    """The most a call can cost: a token is at least a byte, and the answer at most ``max_tokens`` long."""
-    return _worst_case_usd(len(orjson.dumps(body)), int(body["max_tokens"]), price)
+    """The most a call can cost: a token is at least a byte, and the answer at most as long as it may be."""
+    return _worst_case_usd(len(orjson.dumps(body)), _longest(body, 0), price)
 
 
 def _worst_case_usd(prompt_bytes: int, max_tokens: int, price: Price | None) -> float:
@@ -350,37 +505,93 @@ def _worst_case_usd(prompt_bytes: int, max_tokens: int, price: Price | None) -> 
     return ((prompt_bytes + OVERHEAD_TOKENS) * price.input + max_tokens * price.output) / 1e6
 
 
-def cost_usd(response: Mapping[str, Any], price: Price | None) -> float:
-    """What a reply cost by its own count of tokens."""
-    if price is None:
-        return 0.0
-    prompt, cached, completion = _usage(response)
-    cached_price = price.input if price.cached_input is None else price.cached_input
-    fresh = (prompt or 0) - (cached or 0)
-    return (fresh * price.input + (cached or 0) * cached_price + (completion or 0) * price.output) / 1e6
-
-
 def read_answer(key: str, response: Mapping[str, Any], cost: float, latency: float | None) -> Answer:
-    """An Answer from a raw reply; a reply of the wrong shape is a failed answer, never an exception."""
-    prompt, cached, completion = _usage(response)
-    call = Call(key, "answered", prompt, cached, completion, cost, latency)
+    """An Answer from a raw reply of status 200; one of the wrong shape is a failed answer, never an exception."""
+    used = read_usage(response)
+    call = Call(key, "answered", used.prompt_tokens, used.cached_tokens, used.completion_tokens, cost, latency)
+    return _read(call, finality.outcome(OK, response), response)
+
+
+def _read(call: Call, found: finality.Outcome, response: Mapping[str, Any]) -> Answer:
+    thought = None if found.said is None or found.said.reasoning is None else _text(found.said.reasoning)
+    if found.fate != "answer" or found.said is None:
+        if not found.final:
+            call = replace(call, status="unanswered")
+        finish = found.finish_reason
+        return Answer(call, None, finish, reason=found.reason, error=_plain(found.words), reasoning=thought)
+    total, first = _logprobs(response)
+    return Answer(call, _text(found.said.answer), found.finish_reason, total, first, reasoning=thought)
+
+
+def _logprobs(response: Mapping[str, Any]) -> tuple[float | None, dict[str, float] | None]:
+    """(sum over the tokens, token -> log-probability at the first position), nats; None where there are none."""
     try:
-        choice = response["choices"][0]
-        message = choice["message"]
-        text = message.get("content")
-        if message.get("refusal"):
-            return Answer(call, error=_plain(f"refused: {message['refusal']}"))
-        if not isinstance(text, str) or not text:
-            return Answer(call, error=_plain(f"empty_answer: finish_reason {choice.get('finish_reason')!r}"))
-        text.encode()  # a lone surrogate is no text: a ValueError
-        about: Any = choice.get("logprobs") or {}
-        tokens = cast("list[dict[str, Any]]", about.get("content") or [])
-        first = {str(t["token"]): float(t["logprob"]) for t in tokens[0].get("top_logprobs", [])} if tokens else None
-        total = min(sum(float(token["logprob"]) for token in tokens), 0.0) if tokens else None
-        known = total if total is not None and math.isfinite(total) else None
-        return Answer(call, text, _plain(str(choice.get("finish_reason") or "stop")), known, first)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        return Answer(call, error=_plain(f"malformed: {type(error).__name__}: {error}"))
+        about: Any = response["choices"][0].get("logprobs") or {}
+        tokens: list[Any] = about.get("content") or []
+        if not tokens:
+            return None, None
+        others: list[Any] = tokens[0].get("top_logprobs") or []
+        first = {_plain(str(one["token"])): float(one["logprob"]) for one in others}
+        total = min(sum(float(token["logprob"]) for token in tokens), 0.0)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+        return None, None  # what stands there is no log-probability
+    return total if math.isfinite(total) else None, first
+
+
+def _call(key: str, charged: Charge, latency: float) -> Call:
+    used = charged.usage
+    return Call(
+        key, "answered", used.prompt_tokens, used.cached_tokens, used.completion_tokens, charged.cost_usd, latency
+    )
+
+
+def _heard(reply: HttpReply, latency: float) -> _Heard:
+    """What a reply means, with its JSON where that is an object."""
+    value, text = _decoded(reply.body)
+    found = finality.outcome(reply.status, value)
+    response = cast("Mapping[str, Any]", value) if isinstance(value, dict) else None
+    return _Heard(
+        found,
+        text,
+        response,
+        reply.status,
+        latency,
+        reply.status >= REDIRECT and (surely_unpaid(reply.status) or found.about == "redirect"),
+    )
+
+
+def _decoded(body: bytes) -> tuple[object, str]:
+    """A body as JSON and the text that is kept of it: a stream is put together, and what is no JSON stays text."""
+    try:
+        return orjson.loads(body), body.decode()
+    except ValueError:
+        pass
+    text = body.decode(errors="replace")
+    if is_stream(text):
+        whole = assembled(text)
+        return whole, json.dumps(whole)
+    # orjson takes no lone surrogates and no NaN; what a judge wrote around them is still its reply.
+    try:
+        return json.loads(body), text
+    except (ValueError, RecursionError):
+        return text, text
+
+
+def _longest(body: Mapping[str, Any], otherwise: int) -> int:
+    """Tokens that an answer may have by its request."""
+    bounds = [body[name] for name in ("max_tokens", *OTHER_BOUNDS) if isinstance(body.get(name), int)]
+    return max(bounds, default=otherwise)
+
+
+def _used(response: Mapping[str, Any]) -> float | None:
+    """Tokens of a call, for the vendor's limit of them."""
+    used = read_usage(response)
+    return None if used.fault else float((used.prompt_tokens or 0) + (used.completion_tokens or 0))
+
+
+def _text(said: str) -> str:
+    """What a model wrote as a file can hold it: half of a character, as a cut or a broken encoder leaves, is U+FFFD."""
+    return said.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _plain(text: str) -> str:
@@ -388,74 +599,16 @@ def _plain(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def _usage(response: Mapping[str, Any]) -> tuple[int | None, int | None, int | None]:
-    found = response.get("usage")
-    if not isinstance(found, Mapping):
-        return None, None, None
-    usage = cast("Mapping[str, Any]", found)
-    inner = usage.get("prompt_tokens_details")
-    details = cast("Mapping[str, Any]", inner if isinstance(inner, Mapping) else {})
-    counts: tuple[Any, ...] = (usage.get("prompt_tokens"), details.get("cached_tokens"), usage.get("completion_tokens"))
-    prompt, cached, completion = (count if _is_count(count) else None for count in counts)
-    return prompt, cached, completion
-
-
-def _is_count(count: object) -> bool:
-    return isinstance(count, int) and not isinstance(count, bool) and 0 <= count <= MOST_TOKENS
-
-
-def _decoded(body: bytes) -> dict[str, Any] | None:
-    """A reply's JSON object; None for anything else."""
-    try:
-        value: object = orjson.loads(body)
-    except ValueError:
-        # orjson takes no lone surrogates and no NaN; what a judge wrote around them is still its reply.
-        try:
-            value = json.loads(body)
-        except (ValueError, RecursionError):
-            return None
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
-
-
-def _is_transport(problem: BaseException) -> bool:
-    return isinstance(problem, RETRIED) or getattr(problem, "status_code", None) == HTTP_REQUEST_TIMEOUT
-
-
-def _is_too_long(problem: openai.APIError) -> bool:
-    said = f"{problem.code} {problem.message}".lower()
-    return getattr(problem, "status_code", None) == HTTP_TOO_LARGE or any(words in said for words in TOO_LONG)
-
-
-def _kind(problem: openai.APIError) -> Kind:
-    """What a failure says about the endpoint."""
-    if isinstance(problem, openai.RateLimitError):
+def _kind(found: finality.Outcome) -> Kind:
+    """What a reply says about the endpoint."""
+    if found.throttled:
         return "throttled"
-    if isinstance(problem, openai.APITimeoutError):
-        return "timeout"
-    return "failed" if _is_transport(problem) else "ok"
-
-
-def _headers(problem: openai.APIError) -> Mapping[str, str] | None:
-    return problem.response.headers if isinstance(problem, openai.APIStatusError) else None
+    return "failed" if found.fate == "again" else "ok"
 
 
 def _backoff(count: int) -> float:
     """Seconds before the next try: doubling, with half of it random so that calls that failed together part."""
     return min(MOST_BACKOFF_S, BACKOFF_S * 2**count) * random.uniform(0.5, 1)  # noqa: S311  no secret hangs on it
-
-
-def _cause(problem: BaseException) -> str:
-    return str(problem.__cause__ or problem) or type(problem).__name__
-
-
-def _detail(problem: openai.APIError) -> str:
-    return str(problem.message)[:300]
-
-
-def _first(errors: BaseException) -> BaseException:
-    while isinstance(errors, BaseExceptionGroup):
-        errors = cast("BaseException", errors.exceptions[0])
-    return errors
 
 
 def api_key(name: str, endpoint: EndpointConfig) -> str:
@@ -466,10 +619,58 @@ def api_key(name: str, endpoint: EndpointConfig) -> str:
     """
     if endpoint.api_key_env is None:
         return "none"
-    key = os.environ.get(endpoint.api_key_env, "")
+    try:
+        key = secrets.read(endpoint.api_key_env)
+    except ValueError as error:
+        raise ConfigError(f"endpoint {name!r}: {error}") from None
     if not key:
         raise ConfigError(
             f"endpoint {name!r} takes its key from {endpoint.api_key_env}, which is not set; export it, or remove "
             "api_key_env if the server needs none"
         )
     return key
+
+
+def client(name: str, endpoint: EndpointConfig, options: ModelConfig | None, key_header: str | None) -> Client:
+    """How an endpoint is spoken to: for a model with its own headers and query, or for itself.
+
+    Args:
+        name: of the endpoint.
+        endpoint: its config.
+        options: the model's.
+        key_header: the header that takes the bare key besides ``Authorization``.
+
+    Raises:
+        ConfigError: a key or variable is named and not set.
+    """
+    key = api_key(name, endpoint)
+    headers: dict[str, str | None] = {} if key_header is None or endpoint.api_key_env is None else {key_header: key}
+    query: dict[str, str] = {}
+    for wire in (endpoint, options):
+        if wire is None:
+            continue
+        for header, value in wire.headers.items():
+            headers[header] = (
+                None if value is None else _filled(value.get_secret_value(), f"endpoint {name!r}, headers")
+            )
+        for field, given in wire.query.items():
+            query[field] = _filled(given, f"endpoint {name!r}, query", secret=secrets.confidential(field))
+    return Client(endpoint.base_url, key, headers, query)
+
+
+def _filled(text: str, where: str, *, secret: bool = True) -> str:
+    """*text* with each ``${NAME}`` replaced by that environment variable, registered if it is a *secret*."""
+
+    def value(found: re.Match[str]) -> str:
+        try:
+            variable = secrets.read(found[1], secret=secret)
+        except ValueError as error:
+            raise ConfigError(f"{where}: {error}") from None
+        if not variable:
+            raise ConfigError(f"{where}: the environment variable {found[1]} is not set; export it")
+        return variable
+
+    made = re.sub(r"\$\{(\w+)\}", value, text)
+    if not (made.isascii() and made.isprintable()):
+        raise ConfigError(f"{where}: a value holds line breaks or characters that no header has; correct it")
+    return made

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from pipeline import control_tokens
 from pipeline.config import ModelConfig
-from pipeline.engines.base import Advance, Answer, Call, Request, Toolbox
+from pipeline.engines.base import Advance, Answer, Call, Request, Toolbox, spoken
 from pipeline.errors import ConfigError
 
 BATCH_TOKENS = 16_384
@@ -94,8 +94,8 @@ class TransformersEngine:
 
     def _too_long(self, request: Request, prompt: int) -> Answer:
         needed = f"prompt of {prompt} tokens and {request.max_tokens} of answer"
-        text = f"too_long: {needed} exceed the context of {self.context}"
-        return Answer(self._call(request, prompt, 0), error=text)
+        text = f"{needed} exceed the context of {self.context}"
+        return Answer(self._call(request, prompt, 0), reason="too_long", error=text)
 
     def _score(self, requests: list[Request], prompts: list[list[int]]) -> list[Answer]:
         """One forward pass: log-probabilities of the first token, under every spelling of each choice."""
@@ -146,12 +146,10 @@ class TransformersEngine:
         stops = set(cast("list[int]", ends if isinstance(ends, list) else [ends]))
         length = next((at + 1 for at, token in enumerate(tokens) if token in stops), len(tokens))
         finished = length > 0 and tokens[length - 1] in stops
-        text = cast("str", self.tokenizer.decode(tokens[:length], skip_special_tokens=True)).strip()
+        text = cast("str", self.tokenizer.decode(tokens[:length], skip_special_tokens=True))
         call = self._call(request, prompt, length)
-        if not text:
-            return Answer(call, error="empty_answer: no text before the end token")
         total = min(float(logprobs[:length].sum()), 0.0)
-        return Answer(call, text, "stop" if finished else "length", total)
+        return spoken(call, text, "stop" if finished else "length", total)
 
 
 class _GumbelSampler:

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from pipeline import control_tokens
 from pipeline.config import ModelConfig
-from pipeline.engines.base import Advance, Answer, Call, Request, Toolbox
+from pipeline.engines.base import Advance, Answer, Call, Request, Toolbox, spoken
 from pipeline.errors import ConfigError, StageError
 
 QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
@@ -124,11 +124,8 @@ class VllmEngine:
         return Call(hashlib.sha256(identity.encode()).hexdigest(), "answered", prompt, cached, completion)
 
     def _too_long(self, request: Request, prompt: int) -> Answer:
-        text = (
-            f"too_long: prompt of {prompt} tokens and {request.max_tokens} of answer exceed the context of "
-            f"{self.context}"
-        )
-        return Answer(self._call(request, prompt, 0, 0), error=text)
+        text = f"prompt of {prompt} tokens and {request.max_tokens} of answer exceed the context of {self.context}"
+        return Answer(self._call(request, prompt, 0, 0), reason="too_long", error=text)
 
     def _read(self, request: Request, output: Any, prompt: int) -> Answer:
         best = output.outputs[0]
@@ -139,11 +136,8 @@ class VllmEngine:
             }
             chosen = max(found, key=lambda form: found[form])
             return Answer(call, chosen.strip(), "stop", min(found[chosen], 0.0), found)
-        text = cast("str", best.text).strip()
-        if not text:
-            return Answer(call, error=f"empty_answer: finish_reason {best.finish_reason!r}")
         total = None if best.cumulative_logprob is None else min(float(best.cumulative_logprob), 0.0)
-        return Answer(call, text, str(best.finish_reason or "stop"), total)
+        return spoken(call, cast("str", best.text), str(best.finish_reason or "stop"), total)
 
 
 def start(model: str, arguments: Mapping[str, Any]) -> tuple[Any, Any]:

@@ -15,10 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from pipeline.calls.batch_lines import Line, read_lines
 from pipeline.calls.batches import line
+from pipeline.calls.finality import no_reply, outcome
 from pipeline.config import ModelConfig
 from pipeline.engines.base import Advance, Answer, Call, Request, Toolbox
-from pipeline.engines.batch import OK, Line, read_lines
+from pipeline.engines.batch import OK
 from pipeline.engines.endpoint import read_answer, request_body
 from pipeline.engines.vllm import QUIET
 from pipeline.errors import ConfigError, StageError
@@ -92,9 +94,9 @@ class VllmBatchEngine:
 
 def _answer(key: str, found: Line | None) -> Answer:
     if found is None:
-        return Answer(Call(key, "unanswered"), error="unanswered: run-batch wrote no line for it")
+        return Answer(Call(key, "unanswered"), reason="unanswered", error="run-batch wrote no line for it")
     if found.status == OK and isinstance(cast("object", found.body), dict):
         return read_answer(key, cast("dict[str, Any]", found.body), 0.0, None)
-    said = json.dumps(found.body)[:300]
-    kind = "too_long" if "maximum context length" in said or "max_model_len" in said else "rejected"
-    return Answer(Call(key, "unanswered"), error=f"{kind}: HTTP {found.status}: {said}")
+    told = outcome(found.status or 0, found.body) if found.status else no_reply(found.error)
+    status = "answered" if told.final else "unanswered"
+    return Answer(Call(key, status), reason=told.reason, error=told.words)

@@ -78,5 +78,5 @@ class VllmPoolingEngine:
         key = hashlib.sha256(repr((self.options.model, "classify", request)).encode()).hexdigest()
         call = Call(key, "answered", length if score is not None else 0, 0, 0)
         if score is None:
-            return Answer(call, error=f"too_long: {length} tokens exceed the context of {self.context}")
+            return Answer(call, reason="too_long", error=f"{length} tokens exceed the context of {self.context}")
         return Answer(call, repr(score), "stop")

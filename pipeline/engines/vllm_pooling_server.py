@@ -12,6 +12,8 @@ from typing import Any, cast
 
 import openai
 
+from pipeline.calls.error_words import shown
+from pipeline.calls.finality import outcome
 from pipeline.config import ModelConfig
 from pipeline.control_tokens import defused
 from pipeline.engines.base import Advance, Answer, Call, Request, Toolbox
@@ -83,11 +85,10 @@ class VllmPoolingServerEngine:
                 "server started with --runner pooling"
             ) from None
         except PASSING as problem:
-            return Answer(Call(key, "unanswered"), error=f"unanswered: {str(problem)[:200]}")
+            return Answer(Call(key, "unanswered"), reason="unanswered", error=shown(str(problem)))
         except openai.APIStatusError as problem:
-            return Answer(
-                Call(key, "unanswered"), error=f"rejected: HTTP {problem.status_code}: {problem.message[:300]}"
-            )
+            found = outcome(problem.status_code, problem.body)
+            return Answer(Call(key, "unanswered"), reason=found.reason, error=found.words)
         return _read(key, cast("Mapping[str, Any]", reply))
 
     def _where(self) -> str:
@@ -100,4 +101,4 @@ def _read(key: str, reply: Mapping[str, Any]) -> Answer:
         (score,) = reply["data"][0]["probs"]
         return Answer(Call(key, "answered", int(reply["usage"]["prompt_tokens"]), 0, 0), repr(float(score)), "stop")
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        return Answer(Call(key, "answered"), error=f"malformed: {type(error).__name__}: {error}")
+        return Answer(Call(key, "unanswered"), reason="unanswered", error=f"no score: {type(error).__name__}: {error}")

@@ -13,6 +13,7 @@ from httpx2 import HTTPError
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
+from pipeline import secrets
 from pipeline.config import Config, PushConfig
 from pipeline.errors import ConfigError, JobError
 from pipeline.exports import card
@@ -37,13 +38,14 @@ def push(run: RunFolder, config: Config) -> list[str]:
 
     Raises:
         ConfigError: `push` is not set.
-        JobError: there is no token or no dataset, or the Hub refused or could not be reached.
+        JobError: there is no token or no dataset, what is there is damaged, or the Hub refused or could not be reached.
     """
     if config.push is None:
         raise ConfigError("`push` is not set, so there is nowhere to upload to; add push: org/name to the config")
-    dataset, model = run.path / "dataset", run.path / "model"
+    dataset, model = run.local("dataset"), run.local("model")
     if not (dataset / "README.md").is_file():
         raise JobError(f"{dataset} has no README.md, so there is no dataset; run `jurybox export CONFIG` first")
+    run.verify(("dataset", "model", "certificate.json"))
     target = config.push
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=_token(target))
     urls = [_upload(api, target, target.repo, "dataset", _files(dataset))]
@@ -54,17 +56,15 @@ def push(run: RunFolder, config: Config) -> list[str]:
 
 
 def _token(target: PushConfig) -> str:
-    token = os.environ.get(target.token_env, "").strip()
+    try:
+        token = secrets.read(target.token_env)
+    except ValueError as error:
+        raise JobError(str(error)) from None
     if not token:
         raise JobError(
             f"the environment variable {target.token_env} is not set, so nothing can be pushed to "
             f"{target.repo}; set it to a token with write access (huggingface.co/settings/tokens), or name "
             "another variable with push.token_env"
-        )
-    if re.fullmatch(r"[\x21-\x7e]+", token) is None:
-        raise JobError(
-            f"the environment variable {target.token_env} holds spaces or characters that no token has; "
-            "copy the token again"
         )
     return token
 
@@ -76,7 +76,7 @@ def _files(folder: Path) -> dict[str, Path | bytes]:
 
 def _adapter_readme(run: RunFolder, config: Config, dataset: str) -> dict[str, Path | bytes]:
     """The adapter's card, where training left none or an unfilled one. Not written into ``model/``."""
-    readme = run.path / "model" / "README.md"
+    readme = run.local("model/README.md")
     if readme.is_file() and UNFILLED not in readme.read_text(encoding="utf-8", errors="replace"):
         return {}
     adapter: Mapping[str, Any] = run.read_json("model/adapter_config.json") or {}
@@ -98,21 +98,21 @@ def _upload(api: HfApi, target: PushConfig, repo: str, kind: str, files: Mapping
         url = api.create_repo(repo, repo_type=kind, private=target.private, exist_ok=True)
         api.create_commit(repo, additions, commit_message=f"jurybox: {kind}", repo_type=kind)
     except (OSError, ValueError, RuntimeError, HTTPError) as error:
-        raise JobError(_explain(error, repo, kind, target.token_env, str(api.token))) from None
+        raise JobError(_explain(error, repo, kind, target.token_env)) from None
     return str(url)
 
 
-def _explain(error: BaseException, repo: str, kind: str, variable: str, token: str) -> str:
-    """What the Hub said, without the token (hidden before anything is cut), with the status and the remedy."""
+def _explain(error: BaseException, repo: str, kind: str, variable: str) -> str:
+    """What the Hub said, without the token (struck before anything is cut), with the status and the remedy."""
     where = f"pushing to the {kind} repository {repo} failed"
     told: list[str] = []
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, HfHubHTTPError):
-        told.append(str(cause).replace(token, "***"))
+        told.append(secrets.struck(str(cause)))
         cause = cause.__cause__
     if cause is None:
         return f"{where}: {card.plain(': '.join(told))}; mend that, then push again"
-    told.append((cause.server_message or "").replace(token, "***"))
+    told.append(secrets.struck(cause.server_message or ""))
     said = card.plain(" ".join(told))
     status = cause.response.status_code
     owner = repo.partition("/")[0]

@@ -13,6 +13,8 @@ EXTRA = (
     "rejected_model",
     "chosen_temperature",
     "rejected_temperature",
+    "chosen_finish_reason",
+    "rejected_finish_reason",
     "pair_id",
     "prompt_id",
 )
@@ -23,7 +25,8 @@ def export(rows: pl.DataFrame, path: Path, seed: int) -> Path:
 
     Columns: ``prompt`` [{role, content}], ``chosen`` and ``rejected`` (each one assistant message and nothing
     of the prompt), then where the pair comes from: ``margin`` and ``p_chosen`` (probabilities), ``judges``,
-    ``agreement``, models, temperatures and ids. Sorted by ``pair_id``; *seed* is not used.
+    ``agreement``, models, temperatures, how each answer ended, ids, and the reasoning where it was asked for. Sorted by
+    ``pair_id``; *seed* is not used.
     """
     del seed
     target = path.with_name(f"{path.name}.parquet")
@@ -35,5 +38,6 @@ def export(rows: pl.DataFrame, path: Path, seed: int) -> Path:
             for side in ("chosen", "rejected")
         ),
         *EXTRA,
+        *(name for name in ("chosen_reasoning", "rejected_reasoning") if name in rows.columns),
     ).write_parquet(target)
     return target

@@ -391,14 +391,8 @@ class LabelBook:
             ) from error
 
 
-def book_of(run: Path) -> Path:
-    """Where the book of the run in the folder *run* lies."""
-    return run / FILE
-
-
-def rows_of(run: Path, seed: int) -> pl.DataFrame | None:
-    """The labels of the run's book; None when it has none. Makes no book."""
-    path = book_of(run)
+def rows_of(path: Path, seed: int) -> pl.DataFrame | None:
+    """The labels of the book in the file *path*; None when there is none. Makes no book."""
     return LabelBook(path, seed).rows() if path.is_file() else None
 
 

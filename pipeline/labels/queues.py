@@ -23,7 +23,7 @@ from pipeline.arrays import Array, Integers, Mask
 from pipeline.config import LabelsConfig
 from pipeline.errors import InputError
 from pipeline.frames import LONGEST_RATIO, conversation, given_by_people, with_texts
-from pipeline.labels.book import LabelBook, rows_of
+from pipeline.labels.book import FILE, LabelBook, rows_of
 from pipeline.labels.splits import audited, is_fit
 from pipeline.schemas import GOLD
 from pipeline.store import RunFolder
@@ -131,7 +131,7 @@ def selected(
     run = bench.folder
     pairs = run.read("pairs")
     if pairs.is_empty():
-        raise InputError(f"{run.path} holds no pairs yet; run `jurybox pair` or import pairs first")
+        raise InputError(f"{run} holds no pairs yet; run `jurybox pair` or import pairs first")
     unit = bench.config.labels.audit_unit
     units = pairs[f"{unit}_id"].n_unique()
     if audit > units:
@@ -215,7 +215,7 @@ def _active(
     run, fraction = bench.folder, bench.config.labels.fit_fraction
     votes = votes_of(run.scan("judgments"), pairs, run.scan("samples"))
     if not votes.judges:
-        raise InputError(f"{run.path} holds no readable judgments; run `jurybox judge` first, or leave out --active")
+        raise InputError(f"{run} holds no readable judgments; run `jurybox judge` first, or leave out --active")
     p = _probabilities(run.read("verdicts"), votes, bench.config.aggregate.decide_by)
     owner = pl.DataFrame({"pair_id": votes.pair_ids}).join(pairs, on="pair_id", how="left", maintain_order="left")
     fitting = {key for key in owner["prompt_id"].unique() if is_fit(key, bench.seed, fraction)}
@@ -299,9 +299,9 @@ def export(bench: Workbench, path: Path, fmt: str = "jsonl") -> dict[str, int]:
     Raises:
         InputError: there is no label yet.
     """
-    rows = rows_of(bench.folder.path, bench.seed)
+    rows = rows_of(bench.folder.local(FILE), bench.seed)
     if rows is None or rows.is_empty():
-        raise InputError(f"{bench.folder.path} holds no labels of the labelling page yet")
+        raise InputError(f"{bench.folder} holds no labels of the labelling page yet")
     given = rows.to_dicts()
     return write(given if fmt == "jsonl" else filled(bench.folder, given), path, fmt, bench.base)
 

@@ -130,9 +130,8 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
     method, fallback = find(config.aggregate.method), find(config.aggregate.fallback)
     with one_blas_thread():
         made, silent, panel = aggregate(frames, config, method, fallback)
-    bench.folder.write_json("panel.json", panel)
     reasons = dict.fromkeys(silent, "no_judgment")
-    return Result({"verdicts": made, "dropped": dropped_frame("aggregate", reasons)})
+    return Result({"verdicts": made, "dropped": dropped_frame("aggregate", reasons)}, artefacts={"panel.json": panel})
 
 
 STAGE = Stage(
@@ -144,6 +143,7 @@ STAGE = Stage(
     reads=lambda config: [
         config.aggregate.model_dump(mode="json"),
         config.labels.model_dump(mode="json", include={"fit_fraction", "judge_floor", "simulated"}),
+        config.models(),
         config.seed,
     ],
     version=2,

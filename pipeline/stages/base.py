@@ -1,7 +1,7 @@
 """What a stage is: what it reads, what it writes, how its work is split. Runs nothing."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -40,11 +40,19 @@ class Result:
     frames: dict[str, pl.DataFrame]
     complete: bool = True
     """False when something unanswered is to be asked again by the next run."""
+    artefacts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
+    """JSON files of the run, by name."""
+    folders: Mapping[str, Callable[[Path], None]] = field(default_factory=dict[str, Callable[[Path], None]])
+    """Folders of the run by name, each with the function that fills a fresh one."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: a pure function and what it reads and writes."""
+    """One stage: a pure function and what it reads and writes.
+
+    It touches what is declared here and nothing else of the run's folder: the folder that its bench lends refuses the
+    rest, and what it made goes back in a :class:`Result`. So a shard can be done wherever the store can be reached.
+    """
 
     name: str
     inputs: tuple[str, ...]
@@ -62,8 +70,21 @@ class Stage:
     """JSON files and folders of the run that are read."""
     artefacts_out: tuple[str, ...] = ()
     """JSON files and folders of the run that are written."""
+    beside: tuple[str, ...] = ()
+    """Frames and artefacts that are looked at besides; what counts of them is in a shard's ``reads``."""
+    scratch: str | None = None
+    """A folder of the run for half-done work, kept while shards are not complete."""
+    verify: Callable[[Workbench], None] | None = None
+    """Looks at what all shards wrote together; raises StageError where that is nothing to go on with."""
+    begin: "Callable[[Sequence[Shard], Config, Workbench], None] | None" = None
+    """Start what takes long elsewhere, of all shards that will be done, before the first of them is waited for."""
     version: int = 1
     """Raised when the function's result changes for the same input."""
+
+    @property
+    def readable(self) -> frozenset[str]:
+        """Frames and artefacts of the run that the stage may read."""
+        return frozenset({*self.inputs, *self.artefacts_in, *self.beside})
 
 
 def installed_versions() -> dict[str, str]:
@@ -96,6 +117,12 @@ def calls_frame(calls: Sequence[Call], who: str) -> pl.DataFrame:
     return schemas.frame("calls", rows)
 
 
-def dropped_frame(stage: str, reasons: dict[str, str]) -> pl.DataFrame:
-    """The frame ``dropped`` for one stage, from id -> reason."""
-    return schemas.frame("dropped", [{"stage": stage, "id": key, "reason": why} for key, why in reasons.items()])
+def dropped_frame(
+    stage: str, reasons: Mapping[str, str], details: Mapping[str, str | None] | None = None
+) -> pl.DataFrame:
+    """The frame ``dropped`` for one stage, from id -> reason and id -> the words with which it was given."""
+    told = details or {}
+    rows: list[dict[str, object]] = [
+        {"stage": stage, "id": key, "reason": why, "detail": told.get(key)} for key, why in reasons.items()
+    ]
+    return schemas.frame("dropped", rows)

@@ -21,10 +21,10 @@ from judges.suspicion import mark
 from pipeline import ids, schemas
 from pipeline.comparison import Comparison
 from pipeline.config import Config, ModelConfig
+from pipeline.contents import file_digest
 from pipeline.frames import bucketed, conversation
 from pipeline.stages.base import Frames, Result, Shard, Stage, calls_frame
 from pipeline.stages.judge import make
-from pipeline.store import file_digest
 from pipeline.workbench import Workbench
 
 ANSWERS: Mapping[str, str] = {
@@ -135,7 +135,7 @@ def rows(controls: Sequence[Control], opinions: Opinions, judge: str) -> Iterato
             "order": one.order,
             "preference": None if one.preference is None else control.share(one.preference),
             "rationale": one.rationale,
-            "error": one.error,
+            "error": one.fault,
             "call_keys": list(one.call_keys),
         }
 
@@ -187,7 +187,7 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
     found = schemas.frame("controls", list(rows(chosen, opinions, options.name)))
     return Result(
         {"controls": found, "calls": calls_frame(opinions.calls, options.name)},
-        complete=not any((one.error or "").startswith("unanswered") for one in opinions.judgments),
+        complete=not any(one.unanswered for one in opinions.judgments),
     )
 
 

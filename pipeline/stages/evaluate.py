@@ -16,10 +16,10 @@ from typing import Any
 import polars as pl
 
 from judges.base import Labelled
-from judges.rendering import transcript
 from pipeline import discovery, ids, schemas
 from pipeline.comparison import Comparison, People, comparisons
 from pipeline.config import Config, GeneratorConfig, JudgeConfig, ModelConfig
+from pipeline.contents import file_digest
 from pipeline.engines.base import Answer, Call, Request
 from pipeline.errors import StageError
 from pipeline.frames import conversation, people, with_texts
@@ -28,7 +28,7 @@ from pipeline.sampling.turns import frozen_turns, with_system
 from pipeline.stages.base import Frames, Result, Shard, Stage, calls_frame, dropped_frame
 from pipeline.stages.judge import make
 from pipeline.stages.load import prompts, read_file
-from pipeline.store import file_digest
+from pipeline.transcript import transcript
 from pipeline.workbench import Workbench
 from training.evaluation import (
     INTERVAL,
@@ -108,10 +108,10 @@ def held_out(
             requests = [_request(item.messages, config, untrained, 0.0, 0) for item in items]
             return bench.engine(untrained).complete(requests, _unseen)
 
-        conversations, silent, calls = frozen_turns(conversations, respond)
+        conversations, silent, answers, _ = frozen_turns(conversations, respond)
         reasons |= silent.rows
-        heard.calls.append(calls_frame(calls, f"generate:{untrained.label}"))
-        heard.complete &= all(call.status == "answered" for call in calls)
+        heard.calls.append(calls_frame([answer.call for answer in answers], f"generate:{untrained.label}"))
+        heard.complete &= not any(answer.unanswered for answer in answers)
     made, repeated = prompts(conversations, settings.path.name, settings.near_duplicates)
     trained_on = {ids.prompt_id(conversation(row)) for row in known.filter(~pl.col("test"))["messages"]}
     seen = [
@@ -152,7 +152,7 @@ def panel_preference(bench: Workbench, frames: Frames, duels: Sequence[Duel], he
         opinions = judge.judge([item for item, _ in shown.values()])
         heard.calls.append(calls_frame(opinions.calls, options.name))
         for one in opinions.judgments:
-            heard.complete &= not (one.error or "").startswith("unanswered")
+            heard.complete &= not one.unanswered
             if one.preference is not None:
                 _, is_a = shown[owner[one.pair_id]]
                 share = one.preference if is_a else 1 - one.preference
@@ -209,7 +209,7 @@ def _shards(frames: Frames, config: Config, bench: Workbench) -> list[Shard]:
 
 
 def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
-    adapter = bench.folder.path / "model"
+    adapter = bench.folder.local("model")
     training = bench.folder.read_json("model/training.json")
     if training is None:
         raise StageError(f"{adapter} holds no trained model; run `jurybox train` first")
@@ -266,7 +266,6 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
         "temperature": temperature,
         "simulated": simulated is not None,
     }
-    bench.folder.write_json("evaluation.json", result)
     frame = schemas.frame(
         "duels",
         [
@@ -283,7 +282,9 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
     )
     calls = pl.concat([bench.empty("calls"), *heard.calls]).unique("call_key", keep="first", maintain_order=True)
     return Result(
-        {"duels": frame, "calls": calls, "dropped": dropped_frame("evaluate", reasons)}, complete=heard.complete
+        {"duels": frame, "calls": calls, "dropped": dropped_frame("evaluate", reasons)},
+        complete=heard.complete,
+        artefacts={"evaluation.json": result},
     )
 
 
@@ -344,8 +345,7 @@ def _system(config: Config) -> str | None:
 
 
 def _fault(answer: Answer) -> str | None:
-    reason = None if answer.error is None else answer.error.split(":")[0]
-    return None if reason == "empty_answer" else reason
+    return None if answer.reason == "empty_answer" else answer.reason
 
 
 def _labelled(frames: Frames, bench: Workbench) -> list[Labelled]:

@@ -14,7 +14,6 @@ from pipeline.errors import ConfigError, StageError
 from pipeline.exports import card
 from pipeline.schemas import ORDER
 from pipeline.stages.base import Frames, Result, Shard, Stage, installed_versions
-from pipeline.store import file_digest
 from pipeline.workbench import Workbench
 
 COLUMNS = (
@@ -31,8 +30,12 @@ COLUMNS = (
     "rejected_model",
     "chosen_temperature",
     "rejected_temperature",
+    "chosen_finish_reason",
+    "rejected_finish_reason",
     "split",
 )
+REASONING = ("chosen_reasoning", "rejected_reasoning")
+"""Columns that are there only where ``export: {reasoning: keep}`` asks for them."""
 SPLITS = ("train", "test")
 SHOWN = 3
 
@@ -45,6 +48,7 @@ def dataset_rows(
     *,
     seed: int,
     test_fraction: float,
+    reasoning: bool = False,
 ) -> pl.DataFrame:
     """The dataset: one row per kept pair, sorted by ``pair_id``; the row order of the inputs changes nothing.
 
@@ -55,6 +59,7 @@ def dataset_rows(
         prompts: the frame ``prompts``, likewise.
         seed: of the split.
         test_fraction: share of prompts in the split `test`; a prompt's coin depends on its id and *seed*.
+        reasoning: whether :data:`REASONING` stand beside the answers.
 
     Returns:
         :data:`COLUMNS`. ``chosen`` and ``rejected`` are text, ``p_chosen`` is the probability that people, as
@@ -74,6 +79,8 @@ def dataset_rows(
             pl.col("completion").alias("text"),
             "model",
             "temperature",
+            "finish_reason",
+            "reasoning",
         )
         .join(wanted.lazy(), on="sample_id", how="semi")
         .collect(engine="streaming")
@@ -98,7 +105,7 @@ def dataset_rows(
             pl.col("rejected_text").alias("rejected"),
             pl.when(in_test).then(pl.lit("test")).otherwise(pl.lit("train")).alias("split"),
         )
-        .select(COLUMNS)
+        .select(*COLUMNS, *(REASONING if reasoning else ()))
         .sort("pair_id")
     )
 
@@ -157,7 +164,7 @@ def folder_name(kind: str) -> str:
 
 
 def _shards(frames: Frames, config: Config, bench: Workbench) -> list[Shard]:
-    """One shard, which also reads what the stages before dropped and the code of a user's own formats."""
+    """One shard, which also counts what the stages before dropped."""
     names = [folder_name(kind) for kind in config.export]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -167,9 +174,8 @@ def _shards(frames: Frames, config: Config, bench: Workbench) -> list[Shard]:
         )
     for kind in config.export:
         discovery.find("pipeline.exports", kind, "export", bench.base)
-    own = {kind: file_digest(bench.base / kind.rpartition(":")[0]) for kind in config.export if ":" in kind}
     counts = _dropped(bench).group_by("stage", "reason").len().sort("stage", "reason").collect(engine="streaming")
-    return [Shard("all", frames, [own, counts.rows()])]
+    return [Shard("all", frames, counts.rows())]
 
 
 def _dropped(bench: Workbench) -> pl.LazyFrame:
@@ -194,6 +200,7 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
         prompts,
         seed=config.seed,
         test_fraction=config.test_fraction,
+        reasoning=config.export_reasoning == "keep",
     )
     used = prompts.join(rows.lazy().select("prompt_id").unique(), on="prompt_id", how="semi")
     made = card.Provenance(
@@ -212,8 +219,7 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
         formats = [write_format(rows, folder, kind, config.seed, bench.base) for kind in config.export]
         (folder / "README.md").write_text(card.dataset_card(made, formats), encoding="utf-8")
 
-    bench.folder.replace_folder("dataset", build)
-    return Result({})
+    return Result({}, folders={"dataset": build})
 
 
 STAGE = Stage(
@@ -221,8 +227,16 @@ STAGE = Stage(
     inputs=("prompts", "samples", "pairs", "kept"),
     outputs=(),
     run=_run,
-    reads=lambda config: [config.export, config.test_fraction, config.seed, config.licence, config.name],
+    reads=lambda config: [
+        config.export,
+        config.export_reasoning,
+        config.test_fraction,
+        config.seed,
+        config.licence,
+        config.name,
+    ],
     shards=_shards,
     artefacts_in=("certificate.json", "panel.json"),
     artefacts_out=("dataset",),
+    beside=("dropped",),
 )

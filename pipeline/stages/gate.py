@@ -120,6 +120,7 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
         None,
         prompts=bench.folder.scan("prompts"),
         seed=config.seed,
+        filters=select.filters_of(config.select, bench.base),
     )
     candidates = decided.filter(pl.col("reason").is_null()).with_columns((pl.col(side) > 1 / 2).alias("a_chosen"))
     told = people(audit)
@@ -138,11 +139,10 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
         "unit": unit,
         "method": "fixed sequence of margin thresholds, from strict to loose; tests in docs/methods.md",
         "simulated": config.labels.simulated is not None,
-        "rule": {**rule, "digest": digest(rule)},
+        "rule": {**rule, "digest": digest(bench.by_content(rule))},
         "audited": _audited(candidates, told),
     }
-    bench.folder.write_json("certificate.json", certificate)
-    return Result({})
+    return Result({}, artefacts={"certificate.json": certificate})
 
 
 def _audited(candidates: pl.DataFrame, told: pl.DataFrame) -> list[dict[str, Any]]:

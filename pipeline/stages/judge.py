@@ -8,6 +8,7 @@ call by call, as pipeline/adaptive.py says. Judges that cannot be asked for one 
 models, judges of single answers or of lists) judge every pair in either mode.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -20,12 +21,12 @@ from pipeline.aggregation import adaptive
 from pipeline.aggregation.votes import Votes, votes_of
 from pipeline.arrays import Array, Integers
 from pipeline.comparison import comparisons
-from pipeline.config import Config, JudgeConfig
-from pipeline.errors import StageError
+from pipeline.config import Config, JudgeConfig, ModelConfig
+from pipeline.contents import file_digest
+from pipeline.errors import BudgetError, StageError, UnreachableError
 from pipeline.frames import SHARD_PROMPTS, bucketed, people, with_texts
 from pipeline.labels.splits import split_labels
 from pipeline.stages.base import Frames, Result, Shard, Stage, calls_frame
-from pipeline.store import file_digest
 from pipeline.workbench import Workbench
 
 
@@ -40,7 +41,7 @@ def judgments(made: Sequence[Judgment], judge: str) -> pl.DataFrame:
                 "order": one.order,
                 "preference": one.preference,
                 "rationale": one.rationale,
-                "error": one.error,
+                "error": one.fault,
                 "call_keys": list(one.call_keys),
             }
             for one in made
@@ -72,6 +73,8 @@ def make(options: JudgeConfig, bench: Workbench) -> Judge:
 
 WAVES = 4
 """Calls of a shard, as a multiple of those that an endpoint gets at once."""
+MANY_BATCHES = 2
+"""Judges by batch, from which on their batches are sent together."""
 ADAPTIVE = "_adaptive"
 """Shards of an adaptive panel; no judge's name starts with an underscore."""
 
@@ -159,6 +162,27 @@ def _slices(frames: Frames, rows: pl.DataFrame, also: pl.DataFrame | None) -> di
     }
 
 
+def _begin(shards: Sequence[Shard], config: Config, bench: Workbench) -> None:
+    """Send the batches of all judges before the first is waited for: each may take a day.
+
+    What does not fit the budget, or cannot be sent now, is told when its own judge's turn comes.
+    """
+    judges = {options.name: options for options in config.judges}
+    asked = [(judges.get(shard.name.rpartition("-")[0]), shard) for shard in shards]
+    batched = [(one, shard) for one, shard in asked if isinstance(one, ModelConfig) and one.batch and one.endpoint]
+    if len(batched) < MANY_BATCHES:
+        return
+    from pipeline.engines.batch import BatchEngine
+
+    for options, shard in batched:
+        engine, judge = bench.engine(options), make(options, bench)
+        if isinstance(engine, BatchEngine) and not options.wants_labels:
+            frames = shard.frames
+            items = comparisons(with_texts(frames["pairs"], frames["samples"], frames["prompts"]))
+            with contextlib.suppress(BudgetError, UnreachableError):
+                engine.submit(judge.requests(items))
+
+
 def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
     if shard.name.startswith(ADAPTIVE):
         return _run_adaptive(shard, config, bench)
@@ -181,7 +205,7 @@ def _result(made: Mapping[str, Sequence[Opinions]]) -> Result:
     }
     return Result(
         {name: schemas.frame(name, pl.concat(parts)) for name, parts in frames.items() if parts},
-        complete=not any((one.error or "").startswith("unanswered") for _, each in said for one in each.judgments),
+        complete=not any(one.unanswered for _, each in said for one in each.judgments),
     )
 
 
@@ -250,4 +274,7 @@ STAGE = Stage(
     run=_run,
     reads=lambda _config: None,
     shards=_shards,
+    # An adaptive panel goes on from what was judged so far; `fit` pairs may lie outside a shard.
+    beside=("judgments", "calls"),
+    begin=_begin,
 )

@@ -104,7 +104,7 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
         people = discovery.find("judges", settings.simulated.kind, "", bench.base)()
         texts = with_texts(frames["pairs"], frames["samples"], frames["prompts"])
         made = simulated(texts, settings.simulated, people, config.seed)
-    book = labelbook.rows_of(bench.folder.path, config.seed)
+    book = labelbook.rows_of(bench.folder.local(labelbook.FILE), config.seed)
     if book is not None:
         added, more = from_book(book, frames["pairs"], pl.concat([made, _imported(bench)]))
         made, reasons = pl.concat([made, added]), reasons | more
@@ -129,15 +129,12 @@ def from_book(book: pl.DataFrame, pairs: pl.DataFrame, known: pl.DataFrame) -> t
 
 def _imported(bench: Workbench) -> pl.DataFrame:
     """Labels that `jurybox import labels` brought: parts of the frame that are not this stage's."""
-    own = bench.folder.part("labels", "labels", SHARD)
-    empty = bench.empty("labels")
-    others = [pl.read_parquet(part) for part in bench.folder.parts("labels") if part != own]
-    return pl.concat([empty, *(rows.select(empty.columns) for rows in others)])
+    return bench.folder.others("labels", "labels")
 
 
 def _shards(frames: Mapping[str, pl.DataFrame], config: Config, bench: Workbench) -> list[Shard]:
     """One; the labels of the book and what was imported beside them are read too."""
-    book = labelbook.digest_of(labelbook.rows_of(bench.folder.path, config.seed))
+    book = labelbook.digest_of(labelbook.rows_of(bench.folder.local(labelbook.FILE), config.seed))
     reads = None if book is None else [book, slice_digest({"labels": _imported(bench)})]
     return [Shard(SHARD, frames, reads)]
 
@@ -154,4 +151,5 @@ STAGE = Stage(
     reads=_reads,
     shards=_shards,
     files=lambda config: [config.labels.path] if config.labels.path else [],
+    beside=("labels", labelbook.FILE),
 )

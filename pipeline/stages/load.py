@@ -2,7 +2,7 @@
 
 Later turns of a conversation are prompts of their own: the turn before is answered once, greedily, and frozen
 into the messages. Drop reasons: what the importer says of a row (``prompt_empty``, ...), ``duplicate``,
-``near_duplicate``, ``turn_unanswered``.
+``near_duplicate``, ``turn_unanswered``, ``turn_cut_off``.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import polars as pl
 
 from pipeline import discovery, ids, schemas
 from pipeline.config import Config, GeneratorConfig, PromptsConfig
-from pipeline.engines.base import Answer, Call, Request
+from pipeline.engines.base import Answer, Request
 from pipeline.errors import ConfigError, DataError
 from pipeline.filters.similarity import near_duplicate_ids
 from pipeline.importers.base import Conversation, Refused
@@ -83,7 +83,7 @@ def _shards(frames: Frames, config: Config, bench: Workbench) -> list[Shard]:
     if not config.generators:
         raise ConfigError(f"{config.prompts.path} has second turns; a generator is needed to answer the first ones")
     first = config.generators[0]
-    keys = {"model", "engine", "engine_args", "endpoint", "max_tokens", "system"}
+    keys = {"model", "engine", "engine_args", "endpoint", "max_tokens", "system", "body", "query", "structured"}
     answering = {**first.model_dump(mode="json", include=keys), "base_url": config.base_url(first)}
     return [Shard("all", frames, answering, waiting)]
 
@@ -93,20 +93,20 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
     if config.prompts is None:
         return Result({})
     conversations, refused = read_file(config.prompts, bench.base)
-    unanswered, calls = Refused(), list[Call]()
+    unanswered, answers, said = Refused(), list[Answer](), dict[str, str]()
     if any(item.later_turns for item in conversations):
         respond = _responder(bench, config.generators[0])
-        conversations, unanswered, calls = frozen_turns(conversations, respond)
+        conversations, unanswered, answers, said = frozen_turns(conversations, respond)
     made, repeated = prompts(conversations, config.prompts.path.name, config.prompts.near_duplicates)
     reasons = refused.rows | unanswered.rows | repeated
     who = f"generate:{config.generators[0].label}" if config.generators else "generate"
     return Result(
         {
             "prompts": made,
-            "calls": calls_frame(calls, who),
-            "dropped": dropped_frame("load", reasons),
+            "calls": calls_frame([answer.call for answer in answers], who),
+            "dropped": dropped_frame("load", reasons, said),
         },
-        complete=not any(call.status == "unanswered" for call in calls),
+        complete=not any(answer.unanswered for answer in answers),
     )
 
 

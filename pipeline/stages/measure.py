@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import polars as pl
-import yaml
 
 from pipeline import schemas
 from pipeline.arrays import one_blas_thread
@@ -16,12 +15,11 @@ from pipeline.config import Config
 from pipeline.frames import people
 from pipeline.ids import digest
 from pipeline.labels.splits import split_labels
-from pipeline.stages.base import Result, Shard, Stage
+from pipeline.stages.base import Frames, Result, Shard, Stage
 from pipeline.statistics import agreement, annotators, bias, calibration, trend
 from pipeline.statistics import warnings as warning
 from pipeline.statistics import win_rates as winning
 from pipeline.statistics.raters import Raters, Rows, raters_of
-from pipeline.store import RunFolder
 from pipeline.workbench import Workbench
 
 
@@ -59,21 +57,16 @@ def models(config: Config, raters: Raters) -> dict[str, str]:
     return {name: configured.get(name, name.split("/", maxsplit=1)[0]) for name in raters.judges}
 
 
-def history(folder: RunFolder, name: str) -> pl.DataFrame:
-    """The frame ``trend`` of this run and of the runs of the same config *name* beside it.
-
-    Raises:
-        StorageError: a part of one of them cannot be read.
-    """
-    found = [folder.read("trend")]
-    for other in sorted(folder.path.parent.glob("*/trend")):
-        source = other.with_name("config.yaml")
-        if other.parent.resolve() == folder.path.resolve() or not source.is_file():
-            continue
-        written: object = yaml.safe_load(source.read_text(encoding="utf-8"))
-        if isinstance(written, Mapping) and written.get("name") == name:  # type: ignore[reportUnknownMemberType]
-            found.append(RunFolder(other.parent).read("trend"))
+def history(bench: Workbench) -> pl.DataFrame:
+    """The frame ``trend`` of this run and of the runs of the same config name beside it."""
+    found = [bench.folder.read("trend"), *bench.past("trend")]
     return schemas.frame("trend", pl.concat(found).unique(["snapshot", "judge", "measure"]))
+
+
+def _shards(frames: Frames, _config: Config, bench: Workbench) -> list[Shard]:
+    """One; what the runs beside this one have measured is read too."""
+    seen = pl.concat([bench.empty("trend"), *bench.past("trend")])["snapshot"].unique().sort()
+    return [Shard("all", frames, seen.to_list())]
 
 
 def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
@@ -82,7 +75,7 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
         made = measured(shard.frames, bench.folder.scan("judgments"), bench.folder.scan("samples"), config)
     snapshot = digest([bench.folder.digest(name) for name in ("judgments", "labels")])
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    before = history(bench.folder, config.name)
+    before = history(bench)
     made["trend"] = trend.extended(before, made["agreement"], made["bias"], snapshot, now)
     made["warnings"] = warning.table(
         made["agreement"], made["bias"], made["annotators"], made["trend"], config.gate.target_agreement
@@ -102,5 +95,7 @@ STAGE = Stage(
         config.models(),
         config.seed,
     ],
+    shards=_shards,
+    beside=("trend",),
     version=4,
 )

@@ -3,32 +3,35 @@
 Chosen and rejected follow the verdict, never the position. A strategy takes pairs of each prompt; filters follow.
 Drop reasons, in this order, the first that holds: ``tie`` (the verdict is exactly one half), ``not_selected`` (the
 strategy took another pair of the prompt), ``length_ratio``, ``near_identical`` (select.max_similarity), ``refusal``,
-``flagged`` (select.drop_flagged), ``language``, ``low_margin`` (below select.min_margin), ``below_top`` (outside
-select.top_fraction), ``below_gate`` (below the certified threshold). Every pair with a verdict is kept or dropped,
-once. The threshold comes last and every rule before it looks at verdicts and texts alone, so a higher threshold keeps
-a part of what a lower one keeps.
+``flagged`` (select.drop_flagged), ``language``, those of select.filters, ``low_margin`` (below select.min_margin),
+``below_top`` (outside select.top_fraction), ``below_gate`` (below the certified threshold). Every pair with a verdict
+is kept or dropped, once. The threshold comes last and every rule before it looks at verdicts and texts alone, so a
+higher threshold keeps a part of what a lower one keeps.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from judges.suspicion import mark
-from pipeline import ids
+from pipeline import discovery, ids
 from pipeline.aggregation import bradley_terry
 from pipeline.arrays import numbered, positions, together
 from pipeline.config import Config, SelectConfig
 from pipeline.errors import ConfigError, StageError
+from pipeline.filters.base import Filter
 from pipeline.filters.languages import known_languages, languages
 from pipeline.filters.refusals import PATTERNS, refuses
 from pipeline.filters.similarity import jaccard
-from pipeline.frames import lengths
+from pipeline.frames import conversation, lengths
 from pipeline.stages.base import Result, Shard, Stage
+from pipeline.transcript import transcript
 from pipeline.workbench import Workbench
 
 Array = npt.NDArray[np.float64]
@@ -39,20 +42,27 @@ Rows = pl.DataFrame | pl.LazyFrame
 Languages = Literal["prompt"] | tuple[str, ...] | None
 SCORE_DIGITS = 9
 """Scores are compared to this many digits, so that what is equal by symmetry is equal."""
-REASONS = (
-    "tie",
-    "not_selected",
-    "length_ratio",
-    "near_identical",
-    "refusal",
-    "flagged",
-    "language",
-    "low_margin",
-    "below_top",
-    "below_gate",
-)
-"""Why a pair is dropped, in the order in which is asked."""
-KEPT = len(REASONS)
+WORDS = ("tie", "not_selected", "length_ratio", "near_identical", "refusal", "flagged", "language")
+MARGINS = ("low_margin", "below_top", "below_gate")
+KEPT = np.iinfo(np.uint8).max
+"""Stands where a reason's place would."""
+
+
+def reasons_of(filters: Sequence[Filter] = ()) -> tuple[str, ...]:
+    """Why a pair is dropped, in the order in which is asked; the *filters* stand between words and margins."""
+    return (*WORDS, *dict.fromkeys(one.reason for one in filters if one.reason not in {*WORDS, *MARGINS}), *MARGINS)
+
+
+def filters_of(rule: SelectConfig, base: Path) -> list[Filter]:
+    """The filters of ``select.filters``.
+
+    Raises:
+        ConfigError: there is no such kind, file or name.
+    """
+    found = [
+        (options, discovery.find("pipeline.filters", options.kind, "{Kind}Filter", base)) for options in rule.filters
+    ]
+    return [kind(options) for options, kind in found]
 
 
 def decide(
@@ -65,6 +75,7 @@ def decide(
     *,
     prompts: Rows | None = None,
     seed: int = 0,
+    filters: Sequence[Filter] = (),
 ) -> pl.DataFrame:
     """Every verdict with ``prompt_id``, ``chosen_id``, ``rejected_id`` and ``reason`` (null: kept), by ``pair_id``.
 
@@ -75,17 +86,19 @@ def decide(
         rule: strategy and filters.
         decide_by: ``p_a`` or ``p_a_lc``.
         threshold: the gate's smallest margin, if it certified one.
-        prompts: frame ``prompts``; needed for ``languages: prompt``.
+        prompts: frame ``prompts``; needed for ``languages: prompt`` and for *filters*.
         seed: of the random rejected answer.
+        filters: those of ``rule.filters``.
 
     Raises:
         StageError: a verdict's pair or answers are missing.
         ConfigError: a language cannot be recognised, or the package for it is missing.
     """
     compared = Compared.of(verdicts, pairs, samples, decide_by)
-    reason = _reasons(compared, Ranked.of(compared), samples, rule, threshold, prompts, seed)
+    reason = _reasons(compared, Ranked.of(compared), samples, rule, threshold, prompts, seed, filters)
     asked = compared.answers["prompt_id"].gather(compared.a)
-    reasons = pl.Series("reason", (*REASONS, None)).gather(reason)
+    names = reasons_of(filters)
+    reasons = pl.Series("reason", (*names, None)).gather(np.minimum(reason, len(names)))
     return _sided(compared.table, decide_by).with_columns(asked, reasons)
 
 
@@ -184,12 +197,14 @@ def _reasons(
     threshold: float | None,
     prompts: Rows | None,
     seed: int,
+    filters: Sequence[Filter],
 ) -> Codes:
-    """(verdicts,) the place in REASONS of the first reason that holds, or KEPT."""
+    """(verdicts,) the place in :func:`reasons_of` of the first reason that holds, or KEPT."""
     reason = np.full(len(compared.p), KEPT, np.uint8)
+    names = reasons_of(filters)
 
     def drop(name: str, where: Mask) -> None:
-        reason[where & (reason == KEPT)] = REASONS.index(name)
+        reason[where & (reason == KEPT)] = names.index(name)
 
     drop("tie", compared.p == 1 / 2)
     if rule.strategy != "all":
@@ -197,7 +212,7 @@ def _reasons(
     if rule.max_length_ratio is not None:
         drop("length_ratio", _length_ratio(compared) > rule.max_length_ratio)
     left = np.flatnonzero(reason == KEPT)
-    for name, found in _by_text(compared, left, samples, rule, prompts).items():
+    for name, found in _by_text(compared, left, samples, rule, prompts, filters).items():
         where = np.zeros(len(reason), bool)
         where[left] = found
         drop(name, where)
@@ -267,10 +282,16 @@ def _draws(pair_ids: pl.Series, seed: int) -> Array:
 
 
 def _by_text(
-    compared: Compared, rows: Integers, samples: Rows, rule: SelectConfig, prompts: Rows | None
+    compared: Compared,
+    rows: Integers,
+    samples: Rows,
+    rule: SelectConfig,
+    prompts: Rows | None,
+    filters: Sequence[Filter],
 ) -> dict[str, Mask]:
     """Reasons that the answers' words give -> whether each of *rows* has it; other rows are not read."""
-    if rule.max_similarity is None and rule.refusals == "keep" and rule.languages is None and not rule.drop_flagged:
+    built_in = rule.max_similarity is not None or rule.refusals != "keep" or rule.languages is not None
+    if not (built_in or rule.drop_flagged or filters):
         return {}
     asked = compared.answers["prompt_id"].gather(compared.a[rows])
     left = _sided(compared.table[rows], compared.decide_by).select(asked, "chosen_id", "rejected_id")
@@ -293,12 +314,48 @@ def _by_text(
         if rule.refusals == "drop_any":
             refused |= refuses(left["rejected"])
     flagged = [rule.drop_flagged and _flagged(row) for row in left.select("chosen", "rejected").iter_rows()]
-    return {
+    found = {
         "near_identical": alike.to_numpy(),
         "refusal": refused.to_numpy(),
         "flagged": np.array(flagged, bool),
         "language": np.array(_foreign(left, rule.languages, prompts), bool),
     }
+    for name, where in _filtered(left, prompts, filters).items():
+        found[name] = found[name] | where if name in found else where
+    return found
+
+
+def _filtered(left: pl.DataFrame, prompts: Rows | None, filters: Sequence[Filter]) -> dict[str, Mask]:
+    """Reasons of *filters* -> whether each row has it.
+
+    Raises:
+        StageError: the prompts are missing, or a filter does not say of each pair whether it goes.
+    """
+    if not filters:
+        return {}
+    if prompts is None:
+        raise StageError("select.filters needs the prompts; run `jurybox load CONFIG` first")
+    asked = prompts.lazy().filter(pl.col("prompt_id").is_in(left["prompt_id"].unique().implode()))
+    told = {
+        key: transcript(conversation(turns)) for key, turns in asked.select("prompt_id", "messages").collect().rows()
+    }
+    pairs = left.select(
+        pl.Series("prompt", [told[key] for key in left["prompt_id"]], dtype=pl.String), "chosen", "rejected"
+    )
+    found: dict[str, Mask] = {}
+    for one in filters:
+        found[one.reason] = found.get(one.reason, np.zeros(pairs.height, bool)) | _goes(one, pairs)
+    return found
+
+
+def _goes(one: Filter, pairs: pl.DataFrame) -> Mask:
+    goes = cast("object", one.drops(pairs))
+    if isinstance(goes, pl.Series) and goes.dtype == pl.Boolean and len(goes) == pairs.height and not goes.null_count():
+        return goes.to_numpy()
+    raise StageError(
+        f"the filter {type(one).__name__} returned {str(goes)[:200]!r} for {pairs.height} pairs; it must return a "
+        "Polars series of as many booleans, none of them null"
+    )
 
 
 def _flagged(answers: tuple[str, ...]) -> bool:
@@ -351,11 +408,13 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
     pairs, samples, prompts = map(bench.folder.scan, ("pairs", "samples", "prompts"))
     compared = Compared.of(bench.folder.read("verdicts"), pairs, samples, side)
     ranked = Ranked.of(compared)
-    reason = _reasons(compared, ranked, samples, config.select, certificate["threshold"], prompts, config.seed)
+    filters = filters_of(config.select, bench.base)
+    told = certificate["threshold"]
+    reason = _reasons(compared, ranked, samples, config.select, told, prompts, config.seed, filters)
     kept = pl.Series(reason == KEPT)
 
     def dropped() -> pl.DataFrame:
-        why = pl.Series("reason", REASONS).gather(reason[reason != KEPT])
+        why = pl.Series("reason", reasons_of(filters)).gather(reason[reason != KEPT])
         return compared.table.select(id="pair_id").filter(~kept).with_columns(why, stage=pl.lit("select"))
 
     chosen, scores, left = together(

@@ -32,11 +32,10 @@ def _shards(frames: Frames, config: Config, bench: Workbench) -> list[Shard]:
 
 
 def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
-    run = bench.folder.path
-    stamp = digest([_reads(config), shard.reads])[:16]
-    folder, result = run / "training" / stamp, run / "training" / f"{stamp}.result"
+    stamp = digest(bench.by_content([_reads(config), shard.reads]))[:16]
+    folder, result = bench.scratch / stamp, bench.scratch / f"{stamp}.result"
     lesson = Lesson(
-        dataset=run / "dataset",
+        dataset=bench.folder.local("dataset"),
         model=base_model(config),
         seed=ids.seed_from(config.seed, "train"),
         folder=folder,
@@ -48,10 +47,7 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
     def move(fresh: Path) -> None:
         shutil.copytree(result, fresh, dirs_exist_ok=True)
 
-    bench.folder.replace_folder("model", move)
-    # Checkpoints of older settings lie here too; none is of use once the adapter is in place.
-    shutil.rmtree(run / "training", ignore_errors=True)
-    return Result({"dropped": dropped_frame("train", dropped)})
+    return Result({"dropped": dropped_frame("train", dropped)}, folders={"model": move})
 
 
 def _reads(config: Config) -> object:
@@ -69,4 +65,7 @@ STAGE = Stage(
     run=_run,
     reads=_reads,
     shards=_shards,
+    beside=("dataset",),
+    # Checkpoints of older settings lie there too; none is of use once the adapter is in place.
+    scratch="training",
 )

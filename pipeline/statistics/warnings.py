@@ -10,6 +10,7 @@ import polars as pl
 
 from pipeline import schemas
 from pipeline.figures import interval, points, share
+from pipeline.likeness import alike, difference
 from pipeline.schemas import ANY, LONGER, PANEL
 
 SLOT, POINTS, TIES, FAILURES = 0.1, 0.05, 0.2, 0.01
@@ -159,6 +160,9 @@ def _people(agreement: pl.DataFrame, annotators: pl.DataFrame, target: float) ->
     if not one_each.is_empty():
         text = "every labelled pair has one label: how far people agree with each other is unknown"
         yield _warning("people", ANY, "one_label", f"{text}; have two or three people label some pairs")
+    for one, other in alike(set(annotators["annotator"]) - {ANY}):
+        text = f"annotators {one} and {other} are two, though their names look alike: {difference(one, other)}"
+        yield _warning("annotator", other, "look_alike", f"{text}; give one person one name in the labels")
     for row in annotators.iter_rows(named=True):
         yield from _of_annotator(row)
 

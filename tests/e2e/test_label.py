@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pipeline import ids
-from pipeline.labels.book import LabelBook, book_of
+from pipeline.labels.book import FILE, LabelBook
 from pipeline.workbench import Workbench
 from tests.browser import JURYBOX, Served, served, violations, watched
 from tests.hostile import CONTROL, LINES, PLACEHOLDERS, READY
@@ -57,12 +57,12 @@ def labelling(folder: Path, *options: str) -> Iterator[Served]:
 
 
 def book(folder: Path) -> LabelBook:
-    return LabelBook(book_of(folder / "run"), 0)
+    return LabelBook(folder / "run" / FILE, 0)
 
 
 def labels(folder: Path) -> list[tuple[str, str, str]]:
     """(pair_id, annotator, label), oldest first."""
-    with contextlib.closing(sqlite3.connect(book_of(folder / "run"), timeout=30)) as db:
+    with contextlib.closing(sqlite3.connect(folder / "run" / FILE, timeout=30)) as db:
         return db.execute("SELECT pair_id, annotator, label FROM labels ORDER BY number").fetchall()
 
 

@@ -92,7 +92,7 @@ SMALL = "name: bad\nprompts:\n  path: prompts.jsonl\n"
         ),
         (SMALL + "judges: [{name: j, kind: lenght}]\n", ["c.yaml:4", "'lenght'", "allowed:", "length"]),
         (SMALL + "gate: {delta: 2}\n", ["c.yaml:4", "gate.delta", "less than 1", "found 2"]),
-        (SMALL + "gate: {delta: [\n", ["c.yaml", "not valid YAML", "line"]),
+        (SMALL + "gate: {delta: [\n", ["c.yaml", "not valid YAML", "c.yaml:4"]),
         ("- a\n- b\n", ["c.yaml", "list", "mapping"]),
         ("", ["c.yaml", "mapping"]),
     ],

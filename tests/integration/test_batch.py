@@ -17,17 +17,20 @@ import pytest
 import sqlalchemy as sa
 import yaml
 
-from pipeline.calls.ledger import ACCOUNT, CALLS, database_url
+from pipeline.calls.tables import ACCOUNT, CALLS, database_url
+from pipeline.commands import batches
+from pipeline.config import Price
 from pipeline.engines import batch as batch_engine
 from pipeline.engines.base import Answer, Request
-from pipeline.engines.endpoint import request_body
-from pipeline.errors import BudgetError, ConfigError, EndpointError, StageError
+from pipeline.engines.endpoint import request_body, worst_case_usd
+from pipeline.errors import BudgetError, ConfigError, EndpointError, InputError, StageError
+from pipeline.runner import run_stage
 from pipeline.store import RunFolder
 from tests import forked
 from tests.batch_endpoint import BatchEndpoint, Fate
 from tests.endpoints import Body, Endpoint, Reply, chat
 from tests.recorded_endpoint import PATIENCE_S, command, jurybox_here
-from tests.worlds import bench
+from tests.worlds import bench, world
 
 PAIRS = 6
 CALLS_IN_ALL = 2 * PAIRS
@@ -164,8 +167,8 @@ def test_a_refused_line_is_a_failed_answer_and_a_failed_one_is_sent_again(
     server.fates = [Fate(refused={0: (400, too_long), 1: (400, bad), 2: (500, busy), 3: (429, busy)})]
     found = complete(tmp_path, server.url, 6)
     assert [one.text for one in found] == [None, None, *words(6)[2:]]
-    assert (found[0].error or "").startswith("too_long: HTTP 400")
-    assert (found[1].error or "").startswith("rejected: HTTP 400")
+    assert (found[0].reason, str(found[0].error)[:8]) == ("too_long", "HTTP 400")
+    assert (found[1].reason, str(found[1].error)[:8]) == ("rejected", "HTTP 400")
     assert [held.total for held in server.batches.values()] == [6, 2]
     assert set(server.charged.values()) == {1}
 
@@ -273,6 +276,193 @@ def test_ctrl_c_says_that_the_batch_goes_on_and_the_next_run_fetches_it(
     assert server.log == []
     assert texts(complete(tmp_path, server.url, 5)) == words(5)
     assert len(server.batches) == 1
+
+
+# What vendors say otherwise.
+
+
+RESERVED_USD = worst_case_usd(request_body("m", requests(1)[0]), Price(input=0.5, output=1.0))
+"""Half the price."""
+
+
+def paid_once(server: BatchEndpoint, count: int) -> bool:
+    """The vendor charged for each call once, in one batch."""
+    return len(server.batches) == 1 and len(server.charged) == count and set(server.charged.values()) == {1}
+
+
+@pytest.mark.parametrize("status", ["queued", "IN_PROGRESS", "PENDING", "pre_processing", "", None, 7, ["x"]])
+def test_a_state_that_nobody_knows_is_looked_at_again(tmp_path: Path, server: BatchEndpoint, status: object) -> None:
+    server.shown = lambda told, looks: {**told, "status": status} if looks < 5 else told
+    assert texts(complete(tmp_path, server.url, 10)) == words(10)
+    assert paid_once(server, 10)
+
+
+@pytest.mark.parametrize("status", ["COMPLETED", "Completed", "succeeded", "ended"])
+def test_a_batch_is_over_in_other_words_too(tmp_path: Path, server: BatchEndpoint, status: str) -> None:
+    server.shown = lambda told, _looks: {**told, "status": status} if told["status"] == "completed" else told
+    assert texts(complete(tmp_path, server.url, 10)) == words(10)
+    assert paid_once(server, 10)
+
+
+def late(told: dict[str, Any]) -> dict[str, Any]:
+    return {**told, "output_file_id": None}
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_a_file_that_comes_late_is_waited_for(tmp_path: Path, server: BatchEndpoint, counted: bool) -> None:
+    def shown(told: dict[str, Any], looks: int) -> dict[str, Any]:
+        told = told if counted else {**told, "request_counts": None}
+        return late(told) if looks < 6 else told
+
+    server.shown = shown
+    assert texts(complete(tmp_path, server.url, 10)) == words(10)
+    assert paid_once(server, 10)
+
+
+SPOILT = {
+    "cut": lambda content: content[: 2 * len(content) // 3],
+    "three bytes short": lambda content: content[:-4],
+    "html": lambda _content: b"<html><body>Bad gateway</body></html>",
+    "empty": lambda _content: b"",
+    "no utf-8": lambda content: content.replace(b"Q", b"\xff"),
+    "nothing": lambda _content: b"null\n[]\n{}\n",
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_file_that_came_broken_is_fetched_again(tmp_path: Path, server: BatchEndpoint, how: str) -> None:
+    server.spoilt = lambda content, times: SPOILT[how](content) if times < 4 else content
+    assert texts(complete(tmp_path, server.url, 10)) == words(10)
+    assert paid_once(server, 10)
+    assert accounts(tmp_path / "run" / "ledger.sqlite") == pytest.approx((10 * BATCH_USD, 10 * BATCH_USD, 0))
+
+
+@pytest.mark.parametrize("how", ["cut", "html", "empty"])
+def test_a_file_that_stays_broken_is_told_and_nothing_is_sent_again(
+    tmp_path: Path, server: BatchEndpoint, how: str
+) -> None:
+    server.spoilt = lambda content, _times: SPOILT[how](content)
+    for _ in range(2):
+        with pytest.raises(EndpointError, match=r"batch_0 is completed and its files lack \d+ of its calls") as told:
+            complete(tmp_path, server.url, 10)
+        assert "--give-up ID" in str(told.value)
+        assert paid_once(server, 10)
+    # what could be read is kept at its price, and the rest at its reservation
+    charged, costs, _ = accounts(tmp_path / "run" / "ledger.sqlite")
+    kept = round(costs / BATCH_USD)
+    assert charged == pytest.approx(kept * BATCH_USD + (10 - kept) * RESERVED_USD)
+    server.spoilt = lambda content, _times: content
+    assert texts(complete(tmp_path, server.url, 10)) == words(10)
+    assert paid_once(server, 10)
+
+
+def test_what_is_no_utf_8_for_good_is_read_with_question_marks(tmp_path: Path, server: BatchEndpoint) -> None:
+    server.spoilt = lambda content, _times: SPOILT["no utf-8"](content)
+    found = complete(tmp_path, server.url, 3)
+    assert [(one.text or "")[-3:] for one in found] == ["000", "001", "002"]
+    assert paid_once(server, 3)
+
+
+def test_an_expired_batch_of_which_nothing_is_known_is_charged_and_made_again(
+    tmp_path: Path, server: BatchEndpoint
+) -> None:
+    """Expired, no file, no counts: three of ten may have been made; all ten stay charged, and are asked again."""
+    server.fates = [Fate("expired", answered=3)]
+    server.shown = lambda told, _looks: (
+        {**late(told), "error_file_id": None, "request_counts": None} if told["status"] == "expired" else told
+    )
+    assert texts(complete(tmp_path, server.url, 10)) == words(10)
+    assert len(server.batches) == 2
+    charged, costs, lost = accounts(tmp_path / "run" / "ledger.sqlite")
+    assert (costs, lost) == (pytest.approx(10 * BATCH_USD), 10)
+    assert charged == pytest.approx(10 * BATCH_USD + 10 * RESERVED_USD)
+
+
+def test_a_batch_that_failed_half_way_is_read(tmp_path: Path, server: BatchEndpoint) -> None:
+    """Some vendors call a batch failed whose requests failed: what its files hold is kept."""
+    server.fates = [Fate("expired", answered=4)]
+    server.shown = lambda told, _looks: {**told, "status": "FAILED"} if told["status"] == "expired" else told
+    assert texts(complete(tmp_path, server.url, 10)) == words(10)
+    assert set(server.charged.values()) == {1}
+
+
+def test_a_vendor_that_keeps_no_tag_has_its_batch_found_by_its_file(tmp_path: Path, server: BatchEndpoint) -> None:
+    """The reply to its creation is lost, and what the vendor lists has neither metadata nor a number for a date."""
+    server.trouble = {"create": [Reply(0)]}
+    seen = server._seen
+
+    def shown(held: Any) -> dict[str, Any]:
+        return {**seen(held), "metadata": None, "created_at": "2026-11-28T12:00:00Z"}
+
+    server._seen = shown  # type: ignore[method-assign]
+    assert texts(complete(tmp_path, server.url, 4)) == words(4)
+    assert paid_once(server, 4)
+
+
+def test_a_request_that_timed_out_may_have_been_made(tmp_path: Path, server: BatchEndpoint) -> None:
+    server.fates = [Fate(refused={1: (504, {"error": {"message": "late"}})})]
+    assert texts(complete(tmp_path, server.url, 4)) == words(4)
+    assert accounts(tmp_path / "run" / "ledger.sqlite")[2] == 1
+
+
+def opened(folder: Path, url: str) -> Any:
+    how = {"model": "m", "endpoint": "e", "price": PRICE, "batch": {"poll_s": POLL_S}}
+    return bench(folder, endpoints={"e": {"base_url": url, "attempts": 3}}, generators=[how])
+
+
+def test_batches_are_listed_and_given_up(tmp_path: Path, server: BatchEndpoint) -> None:
+    """Four of ten are done when the batch is cancelled: they are kept, the others are free and made again."""
+    server.fates = [Fate(answered=4, looks=10_000)]
+    with opened(tmp_path, server.url) as run:
+        run.engine(run.config.generators[0]).submit(requests(10))
+    with opened(tmp_path, server.url) as run:
+        (row,) = batches.listed(run)
+        assert (row["batch"], row["calls"], row["model"], row["endpoint"]) == ("batch_0", 10, "m", "e")
+        assert row["status"] == "in_progress"
+        assert "batch_0 is cancelled" in batches.give_up(run, "batch_0")
+        assert batches.listed(run) == []
+        with pytest.raises(InputError, match="no open batch 'batch_0'"):
+            batches.give_up(run, "batch_0")
+    charged, _, lost = accounts(tmp_path / "run" / "ledger.sqlite")
+    assert (charged, lost) == (pytest.approx(4 * BATCH_USD), 0)
+    assert texts(complete(tmp_path, server.url, 10)) == words(10)
+    assert set(server.charged.values()) == {1}
+
+
+@pytest.mark.parametrize("now", [True, False])
+def test_a_batch_that_is_gone_stays_charged_when_it_is_given_up(
+    tmp_path: Path, server: BatchEndpoint, now: bool
+) -> None:
+    server.fates = [Fate(looks=10_000)]
+    with opened(tmp_path, server.url) as run:
+        run.engine(run.config.generators[0]).submit(requests(3))
+    if not now:
+        server.batches.clear()
+    with opened(tmp_path, server.url) as run:
+        assert "3 calls stay charged" in batches.give_up(run, "batch_0", now=now)
+    charged, _, lost = accounts(tmp_path / "run" / "ledger.sqlite")
+    assert (charged, lost) == (pytest.approx(3 * RESERVED_USD), 3)
+    assert texts(complete(tmp_path, server.url, 3)) == words(3)
+
+
+def test_batches_of_several_judges_are_sent_side_by_side(tmp_path: Path) -> None:
+    """Both lie at the vendor's before the first is looked at, each is paid once, and the next run asks nothing."""
+    world_of = {"first": ["yes", "no"], "second": ["one", "two"]}
+    with BatchEndpoint(verdict) as server:
+        judge = {"kind": "pairwise", "endpoint": "e", "max_tokens": 60, "price": PRICE, "batch": {"poll_s": POLL_S}}
+        settings: dict[str, Any] = {
+            "endpoints": {"e": {"base_url": server.url, "attempts": 3}},
+            "judges": [{"name": name, "model": name, **judge} for name in ("one", "two")],
+        }
+        with bench(tmp_path, world(world_of), **settings) as run:
+            run_stage(run, "judge")
+            judged = run.folder.read("judgments")
+        assert judged.height == 2 * 2 * 2
+        assert judged["error"].null_count() == judged.height
+        steps = [event for event in server.events if event in ("create", "retrieve")]
+        assert steps[:2] == ["create", "create"]
+        assert steps.count("create") == 2
+        assert set(server.charged.values()) == {1}
 
 
 # The whole job, and processes that die.

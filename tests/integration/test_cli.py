@@ -18,7 +18,7 @@ import yaml
 import jurybox as jb
 from jurybox.api import run_pipeline
 from jurybox.cli import click_app
-from pipeline.config import load
+from pipeline.config_file import load
 from pipeline.schemas import ORDER
 from pipeline.store import RunFolder
 from pipeline.workbench import Workbench

@@ -56,7 +56,7 @@ class Parrot:
         call = Call(hashlib.sha256(repr(request).encode()).hexdigest(), "answered", 1, 0, 1)
         question = request.messages[-1][1]
         if question.startswith("Question 0 "):
-            return Answer(call, error="<script>alert(1)</script>|[x](http\\\\://evil) *bold*: detail")
+            return Answer(call, reason="refused", error="<script>alert(1)</script>|[x](http\\\\://evil) *bold*: detail")
         return Answer(call, f"{question} answered at {request.temperature}", "stop", -1.0)
 
     def close(self):

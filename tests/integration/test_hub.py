@@ -228,7 +228,7 @@ def test_an_unreachable_hub(hub: HubStandIn, bench: Workbench, monkeypatch: pyte
     [
         ("", "HF_TOKEN is not set"),
         ("  ", "HF_TOKEN is not set"),
-        (f"{WRONG}\nmore", "HF_TOKEN holds spaces or characters that no token has"),
+        (f"{WRONG}\nmore", "HF_TOKEN holds spaces, line breaks or characters that no key has"),
     ],
 )
 def test_a_missing_or_broken_token_is_found_before_any_request(

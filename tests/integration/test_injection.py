@@ -14,7 +14,6 @@ import pytest
 from pydantic import ValidationError
 
 from judges.base import Judge
-from judges.rendering import transcript
 from pipeline import discovery, ids
 from pipeline.comparison import Comparison
 from pipeline.config import ModelConfig
@@ -22,6 +21,7 @@ from pipeline.control_tokens import JOINER, defused
 from pipeline.engines.base import Answer, Call, Request
 from pipeline.engines.endpoint import request_body
 from pipeline.runner import run_stage
+from pipeline.transcript import transcript
 from tests.endpoints import Body, Endpoint
 from tests.hostile import HONEST, PERSUASIVE, PROMPT, Attack, structural
 from tests.worlds import SECRET, Bench, bench, world
@@ -162,7 +162,9 @@ def test_a_judge_that_repeats_an_attack_gives_no_verdict(kind: str, form: str) -
     for attack in ATTACKS:
         for reply in echoes(attack):
             answer = (
-                Answer(Call("k", "answered"), reply, "stop") if reply else Answer(Call("k", "answered"), error="empty")
+                Answer(Call("k", "answered"), reply, "stop")
+                if reply
+                else Answer(Call("k", "answered"), reason="refused", error="empty")
             )
             judge = judge_of(kind, form, lambda _request, answer=answer: answer)
             found = [one for item, *_ in shapes(attack) for one in judge.judge([item]).judgments]
@@ -185,7 +187,10 @@ def instance(schema: Any, code: str) -> Any:
     if "enum" in schema:
         return schema["enum"][0]
     if schema["type"] == "object":
-        return {name: code if name == "code" else instance(inner, code) for name, inner in schema["properties"].items()}
+        return {
+            name: code if name in ("code", "end") else instance(inner, code)
+            for name, inner in schema["properties"].items()
+        }
     if schema["type"] == "array":
         return []
     return {"string": "", "integer": schema.get("minimum", 1), "number": schema.get("minimum", 1)}[schema["type"]]
@@ -206,7 +211,11 @@ def test_a_judge_that_decides_is_heard_whatever_the_answers_say(kind: str) -> No
 
 def test_a_judge_in_text_that_decides_is_heard_whatever_the_answers_say() -> None:
     def decides(request: Request) -> str:
-        return f"I weighed both.\nVerdict {request.code}: A" if request.code else "I weighed both.\nVerdict: A"
+        return (
+            f"I weighed both.\nVerdict {request.code}: A {request.code}"
+            if request.code
+            else "I weighed both.\nVerdict: A"
+        )
 
     for attack in ATTACKS:
         judge = judge_of("pairwise", "text", decides)

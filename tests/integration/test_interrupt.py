@@ -161,7 +161,7 @@ def test_a_struck_run_goes_on_where_it_stopped(
         if how is signal.SIGKILL:
             assert code == -signal.SIGKILL
         else:
-            assert (code, "Traceback" in said) == (1, False), said
+            assert (code, "Traceback" in said) == (130, False), said
             assert "interrupted" in said
             assert "the same command goes on from there" in said
         assert_files_are_whole(run_of(folder).path)
@@ -185,6 +185,24 @@ def test_a_struck_run_goes_on_where_it_stopped(
     assert judgments["error"].null_count() == JUDGED
     assert_files_are_whole(run_of(folder).path)
     assert_same_results(run_of(folder), run_of(undisturbed))
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_what_is_in_flight_when_a_run_is_stopped_is_kept(tmp_path: Path, how: signal.Signals) -> None:
+    """All calls that are out are answered a second later and committed; nothing is sent meanwhile, or made twice."""
+
+    def slow(body: Body) -> Reply:
+        return scripted(body)._replace(delay=1.0)
+
+    with Endpoint(slow) as server:
+        folder = project(tmp_path, server)
+        code, said = struck(folder, server, how, CONCURRENCY, 0.3)
+        assert (code, "Traceback" in said) == (128 + how, False), said
+        assert "interrupted" in said
+        assert f"{CONCURRENCY} calls in flight are waited for" in said
+        assert len(server.log) == CONCURRENCY
+        assert ledger(folder, "status = 'answered' and lost_claims = 0") == set(bodies(server, 0))
+        assert ledger(folder, "status = 'claimed'") == set()
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])

@@ -20,7 +20,7 @@ import pytest
 import sqlalchemy as sa
 import yaml
 
-from pipeline.calls.ledger import ACCOUNT, CALLS, database_url
+from pipeline.calls.tables import ACCOUNT, CALLS, database_url
 from pipeline.store import RunFolder
 from tests import forked
 from tests.endpoints import Body, Endpoint, Reply, Script, chat

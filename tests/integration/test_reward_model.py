@@ -146,4 +146,4 @@ def test_an_answer_that_is_too_long_is_a_failed_judgment(fitted: tuple[Path, Rew
     ).judgments
     assert one.preference is not None
     assert other.preference is None
-    assert (other.error or "").startswith("too_long")
+    assert other.reason == "too_long"

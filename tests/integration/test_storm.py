@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from pipeline.calls.limiter import Clock
-from pipeline.config import load
+from pipeline.config_file import load
 from pipeline.errors import UnreachableError
 from pipeline.labels.splits import split_labels
 from pipeline.runner import StageReport, run_stage
@@ -52,6 +52,7 @@ FAULTS: dict[str, Reply] = {
     "refusal": Reply(200, chat(None, refusal="I cannot judge this")),
 }
 FINAL = ("answer cut off", "refusal")
+REFUSED = ("429", "429 with Retry-After", "500")
 
 
 class Storm:
@@ -127,7 +128,7 @@ def assert_listed(report: StageReport, judgments: pl.DataFrame) -> pl.DataFrame:
     failed = judgments.filter(pl.col("preference").is_null())
     assert failed["error"].null_count() == 0
     causes = failed["error"].str.split(":").list.first().unique().to_list()
-    assert set(causes) <= {"unanswered", "refused", "the reply was cut off at max_tokens; raise it"}, causes
+    assert set(causes) <= {"unanswered", "refused", "cut_off"}, causes
     unanswered = failed.filter(pl.col("error").str.starts_with("unanswered"))
     assert bool(unanswered.height) is bool(report.incomplete)
     return failed
@@ -144,7 +145,10 @@ def test_in_a_storm_every_pair_is_judged_or_listed_and_the_next_runs_do_the_rest
             failed = assert_listed(report, judgments)
             unanswered.append(failed.filter(pl.col("error").str.starts_with("unanswered")).height)
         with Workbench(load(folder / "c.yaml"), folder / "run", folder) as bench:
-            charged = bench.ledger.charged_usd()
+            records = bench.records()
+            assert records is not None
+            with records:
+                money = records.money()
     print(f"{CALLS_IN_ALL} calls, {len(server.log)} requests, unanswered by run {unanswered}, {dict(storm.faults)}")
     # With two tries a call, .24 squared of the calls (a fifth of the faults are answers) have none after the first run.
     assert len(unanswered) > 1
@@ -155,8 +159,11 @@ def test_in_a_storm_every_pair_is_judged_or_listed_and_the_next_runs_do_the_rest
     assert failed.height == len(storm.final)
     by_cause = Counter("refusal" if error.startswith("refused") else "answer cut off" for error in failed["error"])
     assert by_cause == Counter(storm.final.values())
-    # Each was charged for once: 10 prompt tokens at US$ 1 and 5 at US$ 2 a million. Transport failures cost nothing.
-    assert charged == pytest.approx(CALLS_IN_ALL * 20e-6)
+    # Each was charged for once: 10 prompt tokens at US$ 1 and 5 at US$ 2 a million. What the endpoint refused cost
+    # nothing; every other request left no whole reply, may have been done, and stays charged.
+    refused = sum(storm.faults[name] for name in REFUSED)
+    assert money.possibly_paid == len(server.log) - CALLS_IN_ALL - refused
+    assert money.charged_usd == pytest.approx(CALLS_IN_ALL * 20e-6 + money.possibly_paid_usd)
 
 
 @pytest.mark.slow

@@ -43,7 +43,7 @@ def test_run_batch_answers_text_choices_and_what_is_too_long(tmp_path: Path, mon
     assert 0 < said.call.completion_tokens <= 8
     assert chosen.choice_logprobs
     assert all(value <= 0 for value in chosen.choice_logprobs.values())
-    assert (long.error or "").startswith("too_long")
+    assert long.reason == "too_long"
     assert steps == [3]
 
 

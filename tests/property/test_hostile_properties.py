@@ -59,14 +59,15 @@ def test_a_verdict_is_read_back_as_it_was_written(judged: str, words: str, scale
     grades = GRADES[scale]
     verdict = data.draw(st.sampled_from(sorted(grades)))
     asked = sealed(Request((("user", "?"),), 9, response_schema=parsing.schema(grades)), [judged], SECRET)
-    fields = {"code": asked.code} if asked.code else {}
-    reply = json.dumps({**fields, "rationale": words, "verdict": verdict}, ensure_ascii=data.draw(st.booleans()))
+    sealed_fields = {"code": asked.code, "verdict": verdict, "end": asked.code}
+    fields = {"rationale": words, **(sealed_fields if asked.code else {"verdict": verdict})}
+    reply = json.dumps(fields, ensure_ascii=data.draw(st.booleans()))
     found = parsing.from_json(unsealed(asked, reply), grades)
     assert (found.first, found.rationale) == (grades[verdict], words or None)
 
     asked = sealed(Request((("user", "?"),), 9), [judged], SECRET)
     spoken = words.replace("Verdict", "Opinion").replace(asked.code or "\x00", "")
-    reply = f"{spoken}\nVerdict{' ' if asked.code else ''}{asked.code}: {verdict}"
+    reply = f"{spoken}\n" + (f"Verdict {asked.code}: {verdict} {asked.code}" if asked.code else f"Verdict: {verdict}")
     assert parsing.from_text(unsealed(asked, reply), grades).first == grades[verdict]
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from judges import parsing
 from judges.pairwise import PairwiseJudge
-from judges.rendering import fence_tag, fill
+from judges.rendering import fill
 from pipeline import ids
 from pipeline.aggregation.base import Aggregation
 from pipeline.aggregation.calibrated import CalibratedAggregation
@@ -40,6 +40,7 @@ from pipeline.labels.splits import is_fit, split_labels
 from pipeline.pairing.all import AllPairing
 from pipeline.stages import generate, load, select
 from pipeline.stages.pair import pairs as pair_up
+from pipeline.transcript import fence_tag
 from tests.worlds import (
     SECRET,
     Bench,

@@ -177,7 +177,7 @@ class Coin:
         def asked_by_order(self):
             return True
     def __init__(self, options, toolbox):
-        self.options = options
+        self.options, self.base = options, toolbox.base
     def fit(self, labelled):
         pass
     def requests(self, comparisons):
@@ -189,7 +189,7 @@ class Coin:
                 luck = int(hashlib.sha256((self.options.name + item.pair_id).encode()).hexdigest()[:8], 16) / 2**32
                 longer = len(item.completion_a) > len(item.completion_b)
                 made.append(Judgment(item.pair_id, order, float(longer != (luck < self.options.error))))
-        with open(self.options.log, "a") as out:
+        with open(self.base / self.options.log, "a") as out:
             out.writelines(self.options.name + " " + one.pair_id + " " + one.order + chr(10) for one in made)
         return Opinions(made)
 '''
@@ -201,7 +201,7 @@ def test_the_stage_asks_less_and_the_fit_pairs_are_judged_by_all(tmp_path: Path,
     (tmp_path / "coin.py").write_text(JUDGE, encoding="utf-8")
     log = tmp_path / "calls.txt"
     judges = [
-        {"name": name, "kind": "./coin.py:Coin", "error": error, "log": str(log)}
+        {"name": name, "kind": "./coin.py:Coin", "error": error, "log": log.name}
         for name, error in (("good", 0.02), ("fair", 0.2), ("bad", 0.4))
     ]
     frames = {**made, "labels": labels(made, longer_label)}

@@ -75,25 +75,25 @@ def test_what_cannot_be_read_is_asked_again_with_another_seed_and_what_can_is_no
     assert [len(one.call_keys) for one in heard] == [3, 1]
 
 
-@pytest.mark.parametrize("error", ["unanswered: HTTP 429", "too_long: 9 tokens", "rejected: HTTP 400"])
-def test_what_asking_again_cannot_mend_is_not_asked_again(error: str) -> None:
-    model = Scripted(lambda _request: said(None, error=error))
+@pytest.mark.parametrize("reason", ["unanswered", "rejected", "too_long", "content_filter"])
+def test_what_asking_again_cannot_mend_is_not_asked_again(reason: str) -> None:
+    model = Scripted(lambda _request: said(None, reason=reason, error="HTTP 400: no"))
     heard, _ = ask(model, [asked("x")], number, 3, silent)
     assert len(model.requests) == 1
-    assert (heard[0].value, heard[0].error, heard[0].text) == (None, error, None)
+    assert (heard[0].value, heard[0].reason, heard[0].error, heard[0].text) == (None, reason, "HTTP 400: no", None)
 
 
 @pytest.mark.parametrize(
-    ("answer", "error", "text"),
+    ("answer", "reason", "error", "text"),
     [
-        (said("12", finish_reason="length"), "the reply was cut off at max_tokens; raise it", "12"),
-        (said(None, error="refused: no"), "refused: no", None),
-        (said("twelve"), "expected a number, found 'twelve'", "twelve"),
+        (said("12", finish_reason="length"), "cut_off", "the reply was cut off at max_tokens; raise it", "12"),
+        (said(None, reason="refused", error="I cannot"), "refused", "I cannot", None),
+        (said("twelve"), "unreadable", "expected a number, found 'twelve'", "twelve"),
     ],
 )
-def test_a_failure_keeps_its_cause_and_the_raw_text(answer: Answer, error: str, text: str | None) -> None:
+def test_a_failure_keeps_its_cause_and_the_raw_text(answer: Answer, reason: str, error: str, text: str | None) -> None:
     heard, _ = ask(Scripted(lambda _request: answer), [asked("x")], number, 1, silent)
-    assert (heard[0].value, heard[0].error, heard[0].text) == (None, error, text)
+    assert (heard[0].value, heard[0].reason, heard[0].error, heard[0].text) == (None, reason, error, text)
 
 
 @pytest.mark.parametrize(("requests", "judgments"), [(4, 6), (6, 4), (3, 3), (7, 1)])

@@ -18,6 +18,11 @@ KNOWN = (
     *("<|begin_of_text|>", "<s>", "</s>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<start_of_turn>"),
     *("<end_of_turn>", "<bos>", "<eos>", "<|user|>", "<|assistant|>", "<|end|>", "<|system|>"),
     *("<\uff5cUser\uff5c>", "<\uff5cend\u2581of\u2581sentence\uff5c>", "[AVAILABLE_TOOLS]", "[TOOL_CALLS]"),
+    # Ling, TeleChat, PanGu, CPM, LongCat, InternLM, Hunyuan, Kimi, Falcon, Mistral, StarCoder, ERNIE, Gemma 3
+    *("<role>", "</role>", "<|role_end|>", "<_bot>", "<_user>", "<_end>", "[unused9]", "[unused10]", "<AI>"),
+    *("<\u7528\u6237>", "<longcat_user>", "</longcat_s>", "<eoh>", "<eoa>", "<TOKENS_UNUSED_1>", "[EOT]", "[BOS]"),
+    *("<\uff5chy_User\uff5c>", "[start_header_id]", ">>QUESTION<<", ">>ANSWER<<", "[control_8]", "<EOS_TOKEN>"),
+    *("<fim_prefix>", "<mask:4>", "<start_of_image>", "<start_of_audio>", "<audio_soft_token>"),
     *("<|START_OF_TURN_TOKEN|>", "[gMASK]", "<sop>", "[|endofturn|]", "<extra_id_1>", "<|turn>", "<turn|>"),
 )
 PARTS = st.sampled_from([*KNOWN, "<|", "|>", "<", ">", "[", "]", "im_end", "INST", "a", " ", "\n", JOINER])
@@ -32,7 +37,17 @@ def test_a_known_control_string_gets_one_joiner(token: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["a <b>bold</b> word", "List<int> x = y[0];", "if a < b || c > d:", "let f = x <| g |> h", "[link](url)", "{a}"],
+    [
+        "a <b>bold</b> word",
+        "List<int> x = y[0];",
+        "if a < b || c > d:",
+        "let f = x <| g |> h",
+        "[link](url)",
+        "{a}",
+        "a >> b",
+        "<_x>",
+        "<pre>",
+    ],
 )
 def test_what_is_no_control_string_is_left_alone(text: str) -> None:
     assert defused(text) == text

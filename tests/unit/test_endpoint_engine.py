@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 
-from pipeline.calls import ledger
+from pipeline.calls.ledger import Claimed, Ledger
 from pipeline.calls.limiter import Clock
+from pipeline.calls.tables import OWNERS
+from pipeline.calls.usage import charge
 from pipeline.config import Price
 from pipeline.engines import endpoint
 from pipeline.engines.base import Answer, Request
-from pipeline.engines.endpoint import call_key, cost_usd, read_answer, request_body, worst_case_usd
+from pipeline.engines.endpoint import call_key, read_answer, request_body, worst_case_usd
 from pipeline.errors import BudgetError, ConfigError, EndpointError
+from tests import ledgers
 from tests.endpoints import DROP, Endpoint, Reply, Script, chat
-from tests.patience import patience
 from tests.worlds import bench
 
 PRICE = {"input": 2.0, "output": 8.0}
@@ -94,42 +96,60 @@ def test_what_is_sent(tmp_path: Path) -> None:
         "temperature": 0.5,
         "top_p": 0.9,
         "seed": 3,
+        "stream": False,
     }
     assert (by_size[1]["logprobs"], by_size[1]["top_logprobs"]) == (True, 20)
     assert by_size[9]["response_format"]["json_schema"]["schema"] == {"type": "object"}
 
 
 @pytest.mark.parametrize(
-    ("reply", "error"),
+    ("reply", "reason", "words"),
     [
-        (Reply(429, {"error": {"message": "slow"}}), "unanswered: HTTP 429"),
-        (Reply(503, "down"), "unanswered: HTTP 503"),
-        (Reply(408, "late"), "unanswered: HTTP 408"),
-        (Reply(DROP), "unanswered: "),
-        (Reply(200, "<html>"), "unanswered: "),
-        (Reply(200, "[]"), "unanswered: "),
-        (Reply(400, {"error": {"message": "no such thing"}}), "rejected: HTTP 400"),
-        (Reply(400, {"error": {"code": "context_length_exceeded", "message": "no"}}), "too_long: HTTP 400"),
-        (Reply(400, {"message": "The model's maximum context length is 512 tokens"}), "too_long: HTTP 400"),
-        (Reply(413, "no"), "too_long: HTTP 413"),
-        (Reply(200, chat(None, finish_reason="length")), "empty_answer: finish_reason 'length'"),
-        (Reply(200, chat("")), "empty_answer"),
-        (Reply(200, chat(None, refusal="I cannot")), "refused: I cannot"),
-        (Reply(200, {}), "malformed"),
-        (Reply(200, {"choices": []}), "malformed"),
-        (Reply(200, {"choices": [{"message": "x"}]}), "malformed"),
-        (Reply(200, {"choices": [{"message": {"content": "\ud83d"}}]}), "malformed"),
+        (Reply(429, {"error": {"message": "slow"}}), "unanswered", "HTTP 429: slow"),
+        (Reply(503, "down"), "unanswered", "HTTP 503: down"),
+        (Reply(408, "late"), "unanswered", "HTTP 408: late"),
+        (Reply(DROP), "unanswered", "Server"),
+        (Reply(200, "<html>"), "unanswered", "HTTP 200: no words"),
+        (Reply(200, "[]"), "unanswered", "HTTP 200: no words"),
+        (
+            Reply(200, {"error": {"message": "Provider returned error", "code": 502}}),
+            "unanswered",
+            "HTTP 200: Provider",
+        ),
+        (Reply(403, {"error": {"message": "not you"}}), "unanswered", "HTTP 403: not you"),
+        (Reply(400, {"error": {"message": "no such thing"}}), "rejected", "HTTP 400: no such thing"),
+        (Reply(400, {"error": {"code": "context_length_exceeded", "message": "no"}}), "too_long", "HTTP 400: no"),
+        (
+            Reply(400, {"message": "The model's maximum context length is 512 tokens"}),
+            "too_long",
+            "HTTP 400: The model",
+        ),
+        (Reply(413, "no"), "too_long", "HTTP 413: no"),
+        (Reply(400, {"error": {"message": "no", "code": "content_filter"}}), "content_filter", "HTTP 400: no"),
+        (Reply(200, chat(None, finish_reason="length")), "cut_off", "cut off at max_tokens"),
+        (Reply(200, chat("")), "unanswered", "empty content, finish_reason 'stop'"),
+        (Reply(200, chat(None, refusal="I cannot")), "refused", "I cannot"),
+        (Reply(200, {}), "unanswered", "HTTP 200: no words; the reply has no usable choice"),
+        (Reply(200, {"choices": []}), "unanswered", "HTTP 200: no words"),
+        (Reply(200, {"choices": [{"message": "x"}]}), "unanswered", "empty content"),
     ],
 )
-def test_one_bad_reply_is_one_failed_answer(tmp_path: Path, reply: Reply, error: str) -> None:
+def test_one_bad_reply_is_one_failed_answer(tmp_path: Path, reply: Reply, reason: str, words: str) -> None:
     with Endpoint(lambda body: reply if echo(body) == "Q9" else echo(body)) as server:
         # the others go first: a connection that never worked is another matter
         complete(tmp_path, server.url, requests(9))
         found = complete(tmp_path, server.url, requests(12)[10:] + requests(10), endpoint={"concurrency": 1})
-    assert [one.text for one in found[:-1]] == ["Q10", "Q11", *(f"Q{at}" for at in range(9))]
-    assert found[-1].text is None
-    assert str(found[-1].error).startswith(error)
-    assert found[-1].unanswered is error.startswith("unanswered")
+        assert [one.text for one in found[:-1]] == ["Q10", "Q11", *(f"Q{at}" for at in range(9))]
+        assert (found[-1].text, found[-1].reason) == (None, reason)
+        assert str(found[-1].error).startswith(words)
+        assert found[-1].unanswered is (reason in ("unanswered", "rejected"))
+        # what is not final is asked again by the next run, and what was paid and is final is not
+        before = len(server.log)
+        if reply.status == DROP:
+            return  # and where nothing else is left to ask, the endpoint cannot be told from a dead one
+        complete(tmp_path, server.url, requests(12)[10:] + requests(10), endpoint={"concurrency": 1})
+        paid_and_final = reply.status == 200 and not found[-1].unanswered
+        assert (len(server.log) == before) is paid_and_final
 
 
 def test_a_transport_failure_is_tried_again_and_costs_nothing(tmp_path: Path) -> None:
@@ -167,10 +187,10 @@ def test_a_failure_that_all_calls_share_ends_the_stage_and_leaves_no_claim(
     left = rows(tmp_path)
     assert {status for status, _, _ in left} == {"unanswered"}
     assert {reserved for _, reserved, _ in left} == {0.0}
-    # what was in flight may have been paid and stays charged; what was not sent does not
-    in_flight = sum(lost for _, _, lost in left)
-    assert in_flight <= 64
-    assert charged(tmp_path) <= in_flight * worst_case_usd(request_body("m", requests(200)[-1]), Price(**PRICE)) + 1e-12
+    # what was sent and got no reply may have been paid and stays charged; what was refused or not sent does not
+    lost = sum(lost for _, _, lost in left)
+    assert lost == (len(server.log) if hint.startswith("cannot be reached") else 0)
+    assert charged(tmp_path) <= lost * worst_case_usd(request_body("m", requests(200)[-1]), Price(**PRICE)) + 1e-12
 
 
 def test_a_spent_budget_ends_the_stage_and_keeps_what_was_paid(tmp_path: Path) -> None:
@@ -265,10 +285,15 @@ def test_an_outage_ends_by_itself_and_the_next_run_asks_for_the_rest(tmp_path: P
         found = complete(tmp_path, server.url, requests(200), endpoint={"timeout_s": 1e5}, clock=Clock(speed=500))
         answered = [one for one in found if one.text is not None]
         assert 0 < len(answered) < 20
-        assert {str(one.error)[:11] for one in found if one.text is None} == {"unanswered:"}
+        assert {one.reason for one in found if one.text is None} == {"unanswered"}
         # it is not asked two hundred times over: ten failures open the circuit, and a handful of looks end it
         assert len(server.log) < 20 + 8 + 10 + 10
-        assert charged(tmp_path) == pytest.approx(sum(one.call.cost_usd for one in answered))
+        # whom it hung up on may have been paid: each such request stays charged at its worst case
+        dropped = len(server.log) - len(answered)
+        assert sum(lost for _, _, lost in rows(tmp_path)) == dropped
+        least, most = (worst_case_usd(request_body("m", requests(200)[at]), Price(**PRICE)) for at in (0, -1))
+        paid = sum(one.call.cost_usd for one in answered)
+        assert paid + dropped * least <= charged(tmp_path) <= paid + dropped * most
         asked = len(server.log)
         server.answer = lambda body: Reply(200, chat(echo(body)))
         again = complete(tmp_path, server.url, requests(200))
@@ -276,19 +301,17 @@ def test_an_outage_ends_by_itself_and_the_next_run_asks_for_the_rest(tmp_path: P
         assert len(server.log) == asked + 200 - len(answered)
 
 
-def test_a_call_that_was_taken_over_is_answered_by_whoever_took_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_call_that_was_taken_over_is_answered_by_whoever_took_it(tmp_path: Path) -> None:
     """This process was held up for so long that another passed it for dead, made the call and was paid for."""
     (request,) = requests(1)
 
     def script(body: dict[str, Any]) -> Reply:
         key = call_key(server.url, body, request)
-        monkeypatch.setattr(ledger, "DEAD_AFTER_S", -1)
-        other = ledger.Ledger(tmp_path / "run/ledger.sqlite")
-        assert other.claim(key, body, 0.0).result(patience(20)) == ledger.Claimed()
-        monkeypatch.undo()
-        other.answer(key, chat("theirs"), 0.0, 1.0).result(patience(20))
+        other = Ledger(tmp_path / "run/ledger.sqlite")
+        with other.engine.begin() as db:
+            db.execute(OWNERS.update().where(OWNERS.c.owner != other.owner).values(host="elsewhere", beat=0.0))
+        assert ledgers.claim(other, key, body, 0.0) == Claimed()
+        ledgers.answer(other, key, chat("theirs"), 0.0, 1.0)
         other.close()
         return Reply(200, chat("ours"))
 
@@ -297,6 +320,70 @@ def test_a_call_that_was_taken_over_is_answered_by_whoever_took_it(
         assert len(server.log) == 1
     assert found.text == "theirs"
     assert rows(tmp_path) == [("answered", 0.0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("reply", "paid"),
+    [
+        (Reply(200, chat("yes"), 30.0), True),
+        (Reply(200, chat("yes"), cut=True), True),
+        (Reply(200, '{"choices": [{"message": {"content": "ye'), True),
+        (Reply(DROP), True),
+        (Reply(504, "late"), True),
+        (Reply(408, "late"), True),
+        (Reply(503, "down"), False),
+        (Reply(429, "slow"), False),
+        (Reply(500, "oops"), False),
+    ],
+)
+def test_what_may_have_been_made_is_charged_each_time(tmp_path: Path, reply: Reply, paid: bool) -> None:
+    """By hand: the first attempt got no whole reply; the second costs (10 * 2 + 5 * 8) / 1e6."""
+    worst = worst_case_usd(request_body("m", requests(1)[0]), Price(**PRICE))
+    with Endpoint(lambda _body: reply if len(server.log) == 1 else Reply(200, chat("yes"))) as server:
+        (found,) = complete(tmp_path, server.url, requests(1), endpoint={"timeout_s": 1.0})
+        assert (found.text, len(server.log)) == ("yes", 2)
+    assert rows(tmp_path) == [("answered", 0.0, int(paid))]
+    assert charged(tmp_path) == pytest.approx(60e-6 + paid * worst)
+
+
+def test_a_second_try_needs_a_reservation_of_its_own(tmp_path: Path) -> None:
+    """The budget bears one and a half worst cases: after one that may have been paid there is no second."""
+    worst = worst_case_usd(request_body("m", requests(1)[0]), Price(**PRICE))
+    with Endpoint(lambda _body: Reply(DROP)) as server:
+        with pytest.raises(BudgetError, match="raise budget"):
+            complete(tmp_path, server.url, requests(1), budget={"usd": 1.5 * worst}, endpoint={"attempts": 5})
+        assert len(server.log) == 1
+    assert charged(tmp_path) == pytest.approx(worst)
+
+
+def test_nothing_that_never_went_out_is_charged(tmp_path: Path) -> None:
+    with pytest.raises(EndpointError, match="cannot be reached"):
+        complete(tmp_path, "http://127.0.0.1:1/v1", requests(3))
+    assert charged(tmp_path) == 0
+
+
+def test_a_vendor_that_bills_more_than_was_asked_for_is_reckoned_with(tmp_path: Path) -> None:
+    """Each reply says three times its worst case: the second is claimed at what the first one cost."""
+    worst = worst_case_usd(request_body("m", requests(1)[0]), Price(**PRICE))
+    tokens = round(3 * worst * 1e6 / PRICE["output"])
+    with Endpoint(lambda body: Reply(200, chat(echo(body), usage=(1, 0, tokens)))) as server:
+        with pytest.raises(BudgetError, match="raise budget"):
+            complete(tmp_path, server.url, requests(9), budget={"usd": 8 * worst}, endpoint={"concurrency": 1})
+        # 3 + 3 worst cases are charged, and a third call does not fit into the 2 that are left
+        assert len(server.log) == 2
+    assert charged(tmp_path) == pytest.approx(2 * (tokens * PRICE["output"] + PRICE["input"]) / 1e6)
+
+
+def test_when_one_call_ends_the_stage_what_is_in_flight_is_kept(tmp_path: Path) -> None:
+    def script(body: dict[str, Any]) -> Reply:
+        bad = echo(body) == "Q0"
+        return Reply(401, {"error": {"message": "no"}}, 0.1) if bad else Reply(200, chat(echo(body)), 0.6)
+
+    with Endpoint(script) as server:
+        with pytest.raises(EndpointError, match="refused the key"):
+            complete(tmp_path, server.url, requests(40), endpoint={"concurrency": 8})
+        assert len(server.log) == 8
+    assert sorted(rows(tmp_path)) == [("answered", 0.0, 0)] * 7 + [("unanswered", 0.0, 0)]
 
 
 def test_requests_are_taken_as_they_are_needed(tmp_path: Path) -> None:
@@ -321,9 +408,7 @@ def test_requests_are_taken_as_they_are_needed(tmp_path: Path) -> None:
 def test_costs_by_hand() -> None:
     price = Price(input=1, output=10, cached_input=0.5)
     # 60 fresh at 1, 40 cached at .5, 7 at 10 US$ per million
-    assert cost_usd(chat("x", usage=(100, 40, 7)), price) == pytest.approx((60 + 20 + 70) / 1e6)
-    assert cost_usd(chat("x"), None) == 0.0
-    assert cost_usd({}, price) == 0.0
+    assert charge(chat("x", usage=(100, 40, 7)), 1.0, price).cost_usd == pytest.approx((60 + 20 + 70) / 1e6)
     assert worst_case_usd(request_body("m", requests(1)[0]), None) == 0.0
 
 

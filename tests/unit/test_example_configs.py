@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import config, discovery
+from pipeline import config_file, discovery
 from pipeline.stages import judge
 from pipeline.workbench import Workbench
 
@@ -18,7 +18,7 @@ def test_there_are_the_examples_that_the_readme_names() -> None:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_example_parses_and_its_judges_can_be_made(path: Path, tmp_path: Path) -> None:
-    parsed = config.load(path)
+    parsed = config_file.load(path)
     with Workbench.open(path, tmp_path / "run") as bench:
         for options in parsed.judges:
             assert judge.make(options, bench).judge

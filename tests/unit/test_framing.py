@@ -6,9 +6,10 @@ import pytest
 
 from judges import framing
 from judges.pairwise import PairwiseJudge
-from judges.rendering import fence_tag, fill
+from judges.rendering import fill
 from pipeline.commands import checks
 from pipeline.errors import ConfigError
+from pipeline.transcript import fence_tag
 from tests.worlds import SECRET, Bench, bench, compared, world
 
 KINDS = {

@@ -5,7 +5,6 @@ and nothing else; where the transport matters, it is a real server over HTTP.
 """
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -503,8 +502,7 @@ def test_bug_12_a_judge_that_repeats_the_attack_gives_no_verdict_or_no_preferenc
     assert [one.preference for one in echoed] == [None, None]
 
     def always_first(request: Request) -> str:
-        label = re.search(r"`(Verdict [0-9a-f]{8}:)`, with this code", request.messages[-1][1])
-        return f"{label[1] if label else 'Verdict:'} A"
+        return f"Verdict {request.code}: A {request.code}" if request.code else "Verdict: A"
 
     fooled = judge.judgments(judged(made, always_first), "j")
     assert sorted(fooled["preference"]) == [0.0, 1.0]
@@ -576,6 +574,6 @@ def test_imported_names_do_not_move_labels_to_other_pairs(tmp_path: Path) -> Non
 
 
 def test_a_failed_answer_is_never_a_preference() -> None:
-    failed = said(None, error="unanswered: HTTP 500")
+    failed = said(None, reason="unanswered", error="HTTP 500")
     found = judged(world({"q": ["x", "yy"]}), lambda _request: failed)
-    assert [one.error for one in found] == ["unanswered: HTTP 500"] * 2
+    assert [(one.reason, one.error) for one in found] == [("unanswered", "HTTP 500")] * 2

@@ -408,7 +408,7 @@ def made() -> Frames:
 
 
 def opened(run: Workbench) -> LabelBook:
-    return LabelBook(labelbook.book_of(run.folder.path), run.seed)
+    return LabelBook(run.folder.local(labelbook.FILE), run.seed)
 
 
 def test_the_stage_reads_the_book_and_only_its_labels(made: Frames, tmp_path: Path) -> None:

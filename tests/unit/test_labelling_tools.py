@@ -15,7 +15,7 @@ from pipeline.commands import imports
 from pipeline.errors import ConfigError, DataError, InputError
 from pipeline.importers import argilla, jsonl, label_studio
 from pipeline.importers.jsonl import LabelRow
-from pipeline.labels.book import LabelBook, book_of
+from pipeline.labels.book import FILE, LabelBook
 from pipeline.labels.queues import export, prepare, queue, write
 from tests.labellers import label_all
 from tests.worlds import bench, judgments, longer, world
@@ -216,7 +216,7 @@ def test_tasks_are_blind_and_come_back_on_the_right_side(fmt: str, tmp_path: Pat
 def test_labels_of_the_page_go_out_and_come_back(fmt: str, tmp_path: Path) -> None:
     made = world({f"q{at}": ["x", "yy", "zzz"] for at in range(4)})
     with bench(tmp_path / "one", made) as run:
-        book = LabelBook(book_of(run.folder.path), run.seed)
+        book = LabelBook(run.folder.local(FILE), run.seed)
         prepare(run, book, audit=3, each=2)
         for name in ("ann", "bob"):
             label_all(book, name)

@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.calls.ledger import Claim, Claimed, Ledger, Recorded, Reply
-from pipeline.config import load
+from pipeline.config_file import load
 from pipeline.errors import BudgetError, ConfigError, StorageError
-from tests.patience import patience
+from tests import ledgers
 from tests.worlds import bench
 
 PASSWORD = "hunter-two"  # noqa: S105  nobody's
-WAIT_S = patience(20)
 
 
 def configured(folder: Path, ledger: str) -> str | None:
@@ -74,7 +73,7 @@ def test_a_run_on_postgresql_leaves_neither_ledger_nor_password_in_its_folder(
     monkeypatch.setenv("LEDGER_URL", postgres_url.replace("postgres@", f"postgres:{PASSWORD}@"))
     with bench(tmp_path, ledger={"url_env": "LEDGER_URL"}) as run:
         assert run.has_ledger
-        assert run.ledger.claim("k", {}, 0.1).result(WAIT_S) == Claimed()
+        assert ledgers.claim(run.ledger, "k", {}, 0.1) == Claimed()
         assert PASSWORD not in str(run.ledger.place)
         assert PASSWORD not in run.source
     assert not any(PASSWORD.encode() in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
@@ -85,14 +84,14 @@ def test_runs_of_one_name_share_a_budget_and_all_runs_share_the_answers(tmp_path
     """The answers of another name cost this one nothing, and its money is its own."""
     places = [Ledger(postgres_url, budget_usd=1.0, account=name) for name in ("one", "one", "two")]
     first, again, other = places
-    assert first.claim("a", {}, 0.7).result(WAIT_S) == Claimed()
+    assert ledgers.claim(first, "a", {}, 0.7) == Claimed()
     with pytest.raises(BudgetError):
-        again.claim("b", {}, 0.7).result(WAIT_S)
-    assert other.claim("b", {}, 0.7).result(WAIT_S) == Claimed()
-    assert first.answer("a", {"x": 1}, 0.5, None).result(WAIT_S)
-    assert other.claim("a", {}, 0.7).result(WAIT_S) == Recorded({"x": 1}, 0.5, None)
+        ledgers.claim(again, "b", {}, 0.7)
+    assert ledgers.claim(other, "b", {}, 0.7) == Claimed()
+    assert ledgers.answer(first, "a", {"x": 1}, 0.5, None)
+    assert ledgers.claim(other, "a", {}, 0.7) == Recorded({"x": 1}, 0.5, None)
     assert [one.charged_usd() for one in places] == pytest.approx([0.5, 0.5, 0.7])
-    other.abandon("b").result(WAIT_S)
+    ledgers.abandon(other, "b")
     assert [one.possibly_paid() for one in places] == [[], [], ["b"]]
     for one in places:
         one.close()
@@ -102,10 +101,10 @@ def test_any_number_of_operations_goes_at_once(ledger_place: Path | str) -> None
     """More than SQLite takes parameters for (32,766); a key that comes again is dealt with in order."""
     keys = [f"{at:064x}" for at in range(12_000)]
     made = Ledger(ledger_place)
-    claims = made.submit([Claim(key, "{}", 0.01) for key in keys]).result(WAIT_S)
+    claims = made.submit([Claim(key, "{}", 0.01) for key in keys]).result(ledgers.WAIT_S)
     assert claims == [Claimed()] * len(keys)
     again = [step for key in keys[:20] for step in (Reply(key, '{"x": 1}', 0.005, 0.5), Claim(key, "{}", 0.01))]
-    done = made.submit([*again, *(Reply(key, '{"x": 1}', 0.005, 0.5) for key in keys[20:])]).result(WAIT_S)
+    done = made.submit([*again, *(Reply(key, '{"x": 1}', 0.005, 0.5) for key in keys[20:])]).result(ledgers.WAIT_S)
     assert done == [True, Recorded({"x": 1}, 0.005, 0.5)] * 20 + [True] * (len(keys) - 20)
     assert made.charged_usd() == pytest.approx(12_000 * 0.005)
     made.close()

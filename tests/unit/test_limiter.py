@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from heapq import heappop, heappush
@@ -222,6 +223,26 @@ def test_whatever_happens_a_call_can_go_out_again_within_the_longest_wait(steps:
 )
 def test_retry_after_is_seconds_or_a_date(said: str, seconds: float) -> None:
     assert retry_after_s(said, NOON) == seconds
+
+
+@pytest.mark.parametrize("name", ["Retry-After", "x-ratelimit-reset-requests", "x-ratelimit-remaining-tokens"])
+@pytest.mark.parametrize("value", ["9" * 8000, "9" * 8000 + "x", "1m" * 4000, "1e999", "-1", "nan", "soon"])
+def test_a_limit_that_is_none_says_nothing_and_costs_no_time(name: str, value: str) -> None:
+    """8,000 digits without a unit took 1.3 s by trying every start; what is so long is not looked at."""
+    started = time.process_time()
+    for _ in range(20):
+        limiter, _ = made(10)
+        headers = {"x-ratelimit-remaining-requests": "5", "x-ratelimit-limit-tokens": value, name: value}
+        limiter.leave(admitted(limiter), "throttled", headers)
+        assert isinstance(limiter.admit(1.0), Permit)
+    assert time.process_time() - started < 5.0  # of the CPU; it was 26
+
+
+@pytest.mark.parametrize(
+    "said", ["Fri, 01 Jan 99999999999 00:00:00 GMT", "Fri, 01 Jan 2027 00:00:00 +99999999", "\x80\xff", "Fri, 99"]
+)
+def test_a_date_that_is_none_asks_for_no_wait(said: str) -> None:
+    assert retry_after_s(said, NOON) == 0.0
 
 
 def test_retry_after_stops_the_whole_endpoint_and_is_bounded() -> None:

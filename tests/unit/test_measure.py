@@ -9,6 +9,7 @@ import yaml
 
 from dashboard.report import page as report
 from pipeline import schemas, summary
+from pipeline.config import Config
 from pipeline.frames import people
 from pipeline.labels.splits import split_labels
 from pipeline.runner import run_stage
@@ -16,6 +17,7 @@ from pipeline.stages.measure import history
 from pipeline.statistics import annotators, trend
 from pipeline.statistics import warnings as warning
 from pipeline.store import RunFolder
+from pipeline.workbench import Workbench
 from tests.worlds import Frames, bench, compared, decided, judgments, labels, longer, longer_label, world
 
 ON_PAIRS = "people do on the same pairs"
@@ -234,9 +236,16 @@ def test_a_run_of_the_same_name_beside_it_is_its_past(tmp_path: Path) -> None:
         target = RunFolder(tmp_path / folder)
         target.write_part("trend", "measure", "all", measured(folder, 0.5, 0.03, *empty("trend")), {})
         target.write_text("config.yaml", yaml.safe_dump({"name": name}))
-    found = history(RunFolder(tmp_path / "tuesday"), "nightly")
-    assert sorted(found["measured_at"]) == ["monday", "tuesday"]
-    assert history(RunFolder(tmp_path / "new"), "nightly").height == 2
+    (tmp_path / "broken/trend").mkdir(parents=True)
+    (tmp_path / "broken/config.yaml").write_text("name: nightly\n")
+    (tmp_path / "broken/trend/part-measure-all.parquet").write_bytes(b"no parquet")
+
+    def past(folder: str) -> list[str]:
+        with Workbench(Config.model_validate({"name": "nightly"}), tmp_path / folder, tmp_path) as run:
+            return sorted(history(run)["measured_at"])
+
+    assert past("tuesday") == ["monday", "tuesday"]
+    assert past("new") == ["monday", "tuesday"]
 
 
 def test_warnings_are_grouped_the_run_s_first_then_the_worst() -> None:

@@ -9,7 +9,8 @@ import polars as pl
 import pytest
 
 from pipeline import ids, schemas
-from pipeline.config import PairingConfig, load
+from pipeline.config import PairingConfig
+from pipeline.config_file import load
 from pipeline.errors import ConfigError
 from pipeline.pairing.all import AllPairing
 from pipeline.pairing.base import Pairing

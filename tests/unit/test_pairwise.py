@@ -1,6 +1,7 @@
 """Pins down the pairwise judge's grades and the reference-guided judge, which is shown a known answer too."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+import judges.pairwise
 from judges.pairwise import GRADES, PairwiseJudge
 from judges.reference_guided import ReferenceGuidedJudge
+from pipeline.comparison import Comparison
 from pipeline.errors import ConfigError
 from pipeline.stages import judge as stage
 from tests.endpoints import Endpoint, Reply, chat
@@ -26,6 +29,22 @@ def pairwise(toolbox: Bench, **options: Any) -> PairwiseJudge:
 def guided(toolbox: Bench, **options: Any) -> ReferenceGuidedJudge:
     made = ReferenceGuidedJudge.Options.model_validate({**MODEL, "kind": "reference_guided", **options})
     return ReferenceGuidedJudge(made, toolbox)
+
+
+def test_the_example_at_the_head_of_the_module_is_what_happens() -> None:
+    prompt, told = (judges.pairwise.__doc__ or "").split("The reply ``", 1)
+    reply = told.split("``", 1)[0]
+    toolbox = Bench(lambda _request: reply)
+    item = Comparison("p", "q", (("user", "What is the capital of France?"),), None, "a", "b", "Paris.", "Lyon.")
+    made = pairwise(toolbox).judge([item]).judgments
+    assert {one.order: one.preference for one in made} == {"ab": 1.0, "ba": 0.0}
+    shown = re.sub("[0-9a-f]{8}>>", "TAG>>", pairwise(toolbox).requests([item])[0].messages[0][1])
+    example = "\n".join(
+        line.removeprefix("    ") for line in prompt.splitlines() if not line or line.startswith("    ")
+    )
+    head, body = re.sub("[0-9a-f]{8}>>", "TAG>>", example).strip().split("\n...\n")
+    assert shown.startswith(head)
+    assert shown.strip().endswith(body)
 
 
 @pytest.mark.parametrize("scale", [3, 5, 7])

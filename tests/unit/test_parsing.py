@@ -63,6 +63,13 @@ def test_a_json_object_is_a_verdict(word: str, first: float) -> None:
     assert parsing.from_json(f' {{"verdict": "{word}", "rationale": "x"}}\n').first == first
 
 
+@pytest.mark.parametrize("fence", ["```json\n{}\n```", "```\n{}\n```\n", "  ```JSON {}```", "```json\r\n{}\r\n```"])
+def test_a_fenced_object_is_that_object(fence: str) -> None:
+    held = '{"rationale": "a ``` b\\n```", "verdict": "B"}'
+    read = parsing.from_json(fence.replace("{}", held))
+    assert (read.first, read.rationale) == (0.0, "a ``` b\n```")
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -83,7 +90,14 @@ def test_a_json_object_is_a_verdict(word: str, first: float) -> None:
         '{"rationale": "x", "verdict": "A", "score": 5}',
         '{"rationale": "x", "verdict": "A", "verdict": "B"}',
         '{"rationale": "x", "verdict": "A"} {"rationale": "x", "verdict": "B"}',
-        '```json\n{"rationale": "x", "verdict": "A"}\n```',
+        '```json\n{"rationale": "x", "verdict": "A"}\n```\nThat is all.',
+        'Here:\n```json\n{"rationale": "x", "verdict": "A"}\n```',
+        '```json\n{"rationale": "x", "verdict": "A"}\n```\n```json\n{"rationale": "x", "verdict": "B"}\n```',
+        '```python\n{"rationale": "x", "verdict": "A"}\n```',
+        '```json\n{"rationale": "x", "verdict": "A"}\n~~~',
+        'So:\n```json\n{"rationale": "x", "verdict": "A"}\n```',
+        '```json\n{"rationale": "x", "verdict": "A"}\n```\nDone.',
+        '```json\n{"rationale": "x", "verdict": "A"}',
         'Here: {"rationale": "x", "verdict": "A"}',
         '{"rationale": "x", "verdict": "A"',
         "[" * 100_000,
@@ -93,6 +107,14 @@ def test_a_json_object_is_a_verdict(word: str, first: float) -> None:
 def test_any_other_json_is_unreadable(text: str) -> None:
     with pytest.raises(parsing.UnreadableError):
         parsing.from_json(text)
+
+
+@pytest.mark.parametrize(
+    "fence", ["```json\n%s\n```", "```\n%s\n```", "\n```JSON\r\n%s\r\n```  \n", "~~~~json\n%s\n~~~~"]
+)
+def test_a_reply_that_is_one_fenced_block_is_its_json(fence: str) -> None:
+    found = parsing.from_json(fence % '{"rationale": "x", "verdict": "A"}')
+    assert (found.first, found.rationale) == (1.0, "x")
 
 
 def test_a_broken_escape_in_the_rationale_costs_no_verdict_and_no_crash() -> None:

@@ -9,7 +9,7 @@ import yaml
 
 from pipeline.commands import plan as planning
 from pipeline.commands.plan import Plan, plan
-from pipeline.config import load
+from pipeline.config_file import load
 from pipeline.runner import run_stage
 from pipeline.workbench import Workbench
 

@@ -50,10 +50,11 @@ def test_one_call_an_answer_and_the_raw_score_decides(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("reply", "error"),
     [
-        (Reply(400, {"error": {"message": "longer than the context"}}), "rejected: HTTP 400"),
-        (Reply(200, classified(0.1, 0.9)), "malformed: ValueError"),
-        (Reply(200, {"data": []}), "malformed: IndexError"),
-        (Reply(200, classified("high")), "malformed: ValueError"),
+        (Reply(400, {"error": {"message": "no such thing"}}), "rejected: HTTP 400"),
+        (Reply(400, {"error": {"message": "maximum context length is 8"}}), "too_long: HTTP 400"),
+        (Reply(200, classified(0.1, 0.9)), "unanswered: no score: ValueError"),
+        (Reply(200, {"data": []}), "unanswered: no score: IndexError"),
+        (Reply(200, classified("high")), "unanswered: no score: ValueError"),
         (Reply(500, {"error": {"message": "no"}}), "unanswered: "),
     ],
 )
@@ -66,7 +67,7 @@ def test_an_answer_without_a_score_fails_its_pairs_alone(tmp_path: Path, reply: 
     for item, one in zip(compared(ANSWERS), found.judgments, strict=True):
         if "bb" in (item.completion_a, item.completion_b):
             assert one.preference is None
-            assert (one.error or "").startswith(error)
+            assert (one.fault or "").startswith(error)
         else:
             assert one.preference == 1 / 2
 

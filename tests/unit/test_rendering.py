@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from judges.rendering import fence_tag, fill, transcript
+from judges.rendering import fill
+from pipeline.transcript import fence_tag, transcript
 from tests.worlds import SECRET
 
 TEMPLATE = "P {prompt} A {first} B {second} {verdict}"
@@ -76,9 +77,9 @@ def test_control_strings_of_chat_models_stay_text() -> None:
 
 
 def test_a_text_full_of_foreseen_fences_is_drawn_around_quickly() -> None:
-    # the first 20,000 tags of "honest", all of them in its neighbour (180 kB), so that each is drawn again
+    # the first 64,000 tags of "honest", all of them in its neighbour (576 kB), so that each is drawn again
     drawn, tags = hmac.new(SECRET, b"0\x00honest", hashlib.sha256).digest(), list[str]()
-    for attempt in range(1, 20_001):
+    for attempt in range(1, 64_001):
         tags.append(drawn.hex()[:8])
         drawn = hmac.new(SECRET, attempt.to_bytes(8, "big") + drawn, hashlib.sha256).digest()
     assert fence_tag(SECRET, "honest", ("-".join(tags),)) == drawn.hex()[:8]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import pytest
 import yaml
 
 from pipeline import runner
+from pipeline.commands import imports
 from pipeline.errors import InputError, StorageError
 from pipeline.runner import run_stage, stages_of
-from pipeline.store import RunFolder
+from pipeline.store import RunFolder, UndeclaredError
 from pipeline.workbench import Workbench
 from tests.worlds import FAKE_ENGINE, requests_of
 
@@ -247,19 +249,18 @@ def test_the_manifest_accounts_for_every_row(folder: Path) -> None:
     assert all(len(row["stamp"]) == 64 for row in stages.values())
 
 
-def test_an_unreadable_input_says_what_to_do(folder: Path) -> None:
+def test_a_damaged_input_is_named_with_the_remedy(folder: Path) -> None:
     went(folder, settings())
     (part,) = RunFolder(folder / "run").parts("verdicts")
     part.write_bytes(b"no parquet")
-    with pytest.raises(
-        StorageError, match=r"verdicts: a part cannot be read .*delete the folder and run the stage again"
-    ):
+    with pytest.raises(StorageError, match=r"verdicts.part-aggregate-all.parquet: is damaged .*run its stage again"):
         went(folder, settings(), ("gate",))
 
 
 @pytest.mark.parametrize("frame", ["pairs", "samples", "judgments"])
-def test_a_damaged_part_is_named_by_a_stage_that_scans_it(folder: Path, frame: str) -> None:
+def test_a_damaged_part_that_nobody_recorded_is_named_by_a_stage_that_scans_it(folder: Path, frame: str) -> None:
     went(folder, settings())
+    (folder / "run/checksums.json").unlink()
     for part in RunFolder(folder / "run").parts(frame):
         # after `PAR1`: the first page
         part.write_bytes(b"PAR1" + b"\xff" * 40 + part.read_bytes()[44:])
@@ -267,6 +268,104 @@ def test_a_damaged_part_is_named_by_a_stage_that_scans_it(folder: Path, frame: s
         StorageError, match=rf"{frame}: a part cannot be read .*delete the folder and run the stage again"
     ):
         went(folder, settings(), ("aggregate",))
+
+
+def flipped(file: Path, at: float) -> None:
+    """Turn one bit of *file* over, *at* a share of its length."""
+    held = bytearray(file.read_bytes())
+    held[int(at * len(held))] ^= 0x10
+    file.write_bytes(held)
+
+
+@pytest.mark.parametrize("at", [0.1, 0.5, 0.97])
+def test_a_flipped_bit_in_what_a_stage_made_is_found_and_made_again(folder: Path, at: float) -> None:
+    went(folder, settings())
+    for name, stages in (
+        ("verdicts/part-aggregate-all.parquet", ["aggregate"]),
+        ("panel.json", ["aggregate"]),
+        ("certificate.json", ["gate"]),
+        ("trend/part-measure-all.parquet", ["measure"]),
+        ("dropped/part-export-all.parquet", ["export"]),
+        ("dataset/README.md", ["export"]),
+        ("dataset/trl_dpo/train.parquet", ["export"]),
+    ):
+        before = RunFolder(folder / "run").digest("dataset")
+        flipped(folder / "run" / name, at)
+        again = went(folder, settings())
+        assert set(stages) <= set(again), name
+        assert RunFolder(folder / "run").digest("dataset") == before
+        assert went(folder, settings()) == [], name
+
+
+def test_an_imported_part_with_a_flipped_bit_stops_the_run_with_the_remedy(folder: Path) -> None:
+    config = {**settings(), "generators": []}
+    del config["prompts"]
+    (folder / "pairs.jsonl").write_text(
+        "".join(
+            json.dumps({"pair_id": str(at), "prompt": f"q{at}", "response_a": "x", "response_b": f"y{at}"}) + "\n"
+            for at in range(4)
+        )
+    )
+    with opened(folder, config) as run:
+        imports.run(run, "pairs", folder / "pairs.jsonl")
+    (part,) = RunFolder(folder / "run").parts("samples")
+    flipped(part, 0.5)
+    with pytest.raises(StorageError, match=r"is damaged .*import its file again"):
+        went(folder, config, ("judge",))
+
+
+def test_a_folder_whose_name_is_a_pattern_is_that_folder_alone(folder: Path) -> None:
+    with opened(folder, settings()) as run:
+        for stage in ("load", "generate", "pair"):
+            run_stage(run, stage)
+    ask(folder, ["Another question?"])
+    (folder / "c.yaml").write_text(yaml.safe_dump(settings()))
+    (folder / "run").rename(folder / "run1")
+    with Workbench.open(folder / "c.yaml", folder / "run[1]") as run:
+        for stage in STAGES:
+            run_stage(run, stage)
+        assert run.folder.scan("prompts").collect().height == run.folder.read("prompts").height == 1
+
+
+def test_a_second_writer_waits_for_the_first_and_then_skips(folder: Path) -> None:
+    heard: list[str] = []
+    with opened(folder, settings()) as first, opened(folder, settings()) as second:
+        second.progress.note = heard.append  # type: ignore[method-assign]
+        with ThreadPoolExecutor(1) as other, first.writing():
+            later = other.submit(lambda: [run_stage(second, name).skipped for name in STAGES])
+            while not heard:
+                assert not later.done()
+            for name in STAGES:
+                run_stage(first, name)
+            assert not later.done()
+        assert all(later.result())
+    assert "another process writes this run" in heard[0]
+
+
+def test_what_a_killed_writer_left_half_written_is_swept(folder: Path) -> None:
+    went(folder, settings(), ("load",))
+    left = folder / "run/prompts/.part-load-all.parquet.1.ab.tmp"
+    left.write_bytes(b"half")
+    (folder / "run/.dataset.1.ab.tmp").mkdir()
+    went(folder, settings(), ("load",))
+    assert not list((folder / "run").rglob("*.tmp"))
+
+
+def test_a_stage_that_touches_what_it_does_not_declare_is_told(folder: Path) -> None:
+    went(folder, settings())
+    with opened(folder, settings()) as run:
+        lent = run.lent("select", ("verdicts", "certificate.json"))
+        assert lent.folder.read("verdicts").height == 6
+        for touch in (
+            lambda: lent.folder.read("pairs"),
+            lambda: lent.folder.read_json("panel.json"),
+            lambda: lent.folder.path,
+            lambda: lent.folder.write_json("certificate.json", {}),
+            lambda: lent.past("trend"),
+            lambda: lent.scratch,
+        ):
+            with pytest.raises(UndeclaredError):
+                touch()
 
 
 def test_two_generators_that_write_the_same_words_make_one_sample(folder: Path) -> None:

@@ -19,6 +19,7 @@ from pydantic import Field
 from pipeline.config import Frozen, ModelName, TrainConfig
 from pipeline.errors import ConfigError, StageError, StorageError
 from pipeline.store import storage
+from training.checkpoints import require_sound
 from training.methods.base import Lesson, quiet
 
 TRAIN, TEST = "dataset/trl_dpo/train.parquet", "dataset/trl_dpo/test.parquet"
@@ -229,7 +230,7 @@ def last_checkpoint(folder: Path) -> str | None:
     """The newest whole checkpoint in *folder*; its state file is written last, so one without it is half-written."""
     found = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json") if _is_json(path)]
     newest = max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-    return None if newest is None else str(newest)
+    return None if newest is None else str(require_sound(newest))
 
 
 def load_model(name: str, dtype: str) -> tuple[Any, Any]:
