@@ -90,7 +90,7 @@ def make(pairs: int, folder: Path, layout: str) -> None:
     prompt = ids(prompts, random)
     message = pl.lit([{"role": "user", "content": "Why does the sea rise and fall?"}])
     rows = prompt.to_frame("prompt_id").with_columns(
-        messages=message, reference=None, source=pl.lit("scale"), tags=pl.lit([], dtype=pl.List(pl.String))
+        messages=message, reference=None, whole=None, source=pl.lit("scale"), tags=pl.lit([], dtype=pl.List(pl.String))
     )
     written(folder, "prompts", rows)
     sample = ids(ANSWERS * prompts, random)

@@ -172,7 +172,7 @@ def _labels(run: Run, found: Mapping[str, Any]) -> None:
 def _origin(found: Mapping[str, Any]) -> None:
     rows: list[list[parts.Cell]] = [
         ["pair", found["pair_id"]],
-        ["imported as", found["external_id"]],
+        ["imported as", ", ".join(found["external_ids"]) or None],
         ["prompt", found["prompt"]["prompt_id"]],
         ["source of the prompt", found["prompt"]["source"]],
         ["tags", ", ".join(found["prompt"]["tags"]) or None],

@@ -160,7 +160,9 @@ class RewardModelJudge:
         """The fold a prompt falls into; 0 when nothing is learned."""
         if self.options.fit is None:
             return 0
-        return int(ids.uniform_from(self.toolbox.seed, "reward-fold", prompt_id) * self.options.fit.folds)
+        return int(
+            ids.uniform_from(self.toolbox.seed, "reward-fold", ids.conversation_id(prompt_id)) * self.options.fit.folds
+        )
 
     def _trained(self, fold: int, rows: list[dict[str, Any]]) -> Path:
         """Folder of the model of *fold*, trained now unless one that learned the same lies there."""

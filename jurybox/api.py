@@ -26,6 +26,12 @@ def run(config: str | Path, run_dir: str | Path | None = None) -> dict[str, Any]
         return summary.summary(bench)
 
 
+def _named(row: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """*row*, its number its id where it has none of its own: null is absent."""
+    given = {key: value for key, value in row.items() if value is not None}
+    return {"pair_id": str(number), **given}
+
+
 def judge(
     dataset: "Iterable[Mapping[str, Any]] | pl.DataFrame", config: str | Path, run_dir: str | Path | None = None
 ) -> "pl.DataFrame":
@@ -54,15 +60,18 @@ def judge(
     rows = dataset.to_dicts() if isinstance(dataset, pl.DataFrame) else [dict(row) for row in dataset]
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "pairs.jsonl"
-        lines = (json.dumps({"pair_id": str(number), **row}, default=str) for number, row in enumerate(rows))
+        lines = (json.dumps(_named(row, number), default=str) for number, row in enumerate(rows))
         file.write_text("\n".join(lines), encoding="utf-8")
         folder = Path(scratch) / "run" if run_dir is None else Path(run_dir)
         with Workbench.open(Path(config), folder) as bench:
-            imports.run(bench, "pairs", file)
+            imports.run(bench, "pairs", file, "jsonl")
             for stage in ("judge", "aggregate"):
                 run_stage(bench, stage)
-            verdicts = bench.folder.read("verdicts").join(bench.folder.read("pairs"), on="pair_id")
-    flipped = pl.col("external_flipped")
+            pairs, aliases = bench.folder.read("pairs"), bench.folder.read("aliases")
+            given = pairs.select("pair_id", external_id="external_id", flipped="external_flipped")
+            names = pl.concat([given, aliases.select(given.columns)])
+            verdicts = names.join(bench.folder.read("verdicts"), on="pair_id")
+    flipped = pl.col("flipped")
     return verdicts.select(
         pl.col("external_id").alias("pair_id"),
         *(pl.when(flipped).then(1 - pl.col(name)).otherwise(pl.col(name)).alias(name) for name in ("p_a", "p_a_lc")),

@@ -158,23 +158,34 @@ for _name in STAGES:
 @app.command("import")
 def import_(
     kind: Annotated[str, typer.Argument(metavar="KIND", help="prompts, samples, pairs, judgments or labels.")],
-    file: Annotated[Path, typer.Argument(metavar="FILE")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file, a saved dataset, or one's name on the Hub.")],
     config: Annotated[Path, typer.Option("--config", help="The run's YAML config.")],
-    fmt: Annotated[str, typer.Option("--format", help="Importer; `jsonl` is documented in docs/schemas.md.")] = "jsonl",
+    fmt: Annotated[
+        str | None, typer.Option("--format", help="Importer (docs/data.md); by default the columns tell.")
+    ] = None,
+    annotator: Annotated[
+        str | None, typer.Option(help="The person whose choices (chosen, rejected, votes) the file holds.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a saved dataset, or of one on the Hub.")] = None,
+    subset: Annotated[str | None, typer.Option(help="Configuration of a dataset on the Hub.")] = None,
     run_dir: RunDir = None,
     as_json: Json = False,
 ) -> None:
     """Bring prompts, samples, pairs, judgments or labels of your own into the run."""
     from pipeline.commands import imports
+    from pipeline.shown import plain
 
     with opened(config, run_dir, quiet=as_json) as bench:
-        made, reasons = imports.run(bench, kind, file, fmt)
+        made, refused = imports.run(bench, kind, file, fmt, annotator=annotator, split=split, subset=subset)
+    told = {
+        row: f"{reason} ({refused.details[row]})" if row in refused.details else reason
+        for row, reason in sorted(refused.rows.items())
+    }
     lines = [f"imported {count} {frame}" for frame, count in made.items()]
-    shown = sorted(reasons.items())[:REFUSED_SHOWN]
-    lines += [f"not imported: {row}: {reason}" for row, reason in shown]
-    if len(reasons) > len(shown):
-        lines.append(f"not imported: {len(reasons) - len(shown)} more; all are in {bench.folder.path / 'dropped'}")
-    say(lines, {"imported": made, "dropped": reasons}, as_json=as_json)
+    lines += [f"not imported: {plain(row)}: {plain(reason)}" for row, reason in list(told.items())[:REFUSED_SHOWN]]
+    if len(told) > REFUSED_SHOWN:
+        lines.append(f"not imported: {len(told) - REFUSED_SHOWN} more; all are in {bench.folder.path / 'dropped'}")
+    say(lines, {"imported": made, "dropped": refused.rows}, as_json=as_json)
 
 
 @app.command()

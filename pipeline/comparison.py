@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 import polars as pl
 
 from pipeline.frames import conversation
+from pipeline.stages.labels import Names
 
 SWAPPED = {"a": "b", "b": "a", "tie": "tie"}
 """A label when the two answers change places."""
@@ -17,12 +18,13 @@ OTHER_ORDER = {"ab": "ba", "ba": "ab"}
 """An order when the two answers change places."""
 
 
-def orientation(pairs: pl.DataFrame) -> dict[str, tuple[str, bool]]:
-    """Every name of a pair -> (pair_id, whether its a is our b): its id, and its id in the imported file."""
+def orientation(pairs: pl.DataFrame, aliases: pl.DataFrame | None = None) -> Names:
+    """Every name of a pair -> (pair_id, whether its a is our b): its id, and its ids in imported files."""
     named = {key: (key, False) for key in pairs["pair_id"]}
     external = pairs.filter(pl.col("external_id").is_not_null())
     columns = external.select("external_id", "pair_id", "external_flipped").iter_rows()
-    return named | {name: (key, flipped) for name, key, flipped in columns}
+    others = () if aliases is None else aliases.select("external_id", "pair_id", "flipped").iter_rows()
+    return named | {name: (key, flipped) for name, key, flipped in (*columns, *others)}
 
 
 class People(Protocol):

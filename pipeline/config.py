@@ -52,6 +52,13 @@ def _beside_config(path: Path, info: ValidationInfo) -> Path:
     return path if base is None or path.is_absolute() else base / path
 
 
+def _data_beside_config(path: Path, info: ValidationInfo) -> Path:
+    """A path of data that does not exist beside the config may be the name of a dataset on the Hub."""
+    beside = _beside_config(path, info)
+    named = not path.is_absolute() and len(path.parts) == len(("org", "name")) and not path.suffix
+    return path if named and ".." not in path.parts and not beside.exists() else beside
+
+
 def _model_beside_config(model: str, info: ValidationInfo) -> str:
     """A model that names an existing folder beside the config is that folder; else a Hub or API name."""
     base = _base(info)
@@ -112,6 +119,8 @@ AggregationKind = Annotated[str, _known("pipeline.aggregation")]
 ExportKind = Annotated[str, _known("pipeline.exports")]
 ConfigPath = Annotated[Path, AfterValidator(_beside_config)]
 VariableName = Annotated[str, AfterValidator(_variable)]
+DataPath = Annotated[Path, AfterValidator(_data_beside_config)]
+Columns = dict[str, str]
 ModelName = Annotated[str, AfterValidator(_model_beside_config), Field(min_length=1)]
 
 
@@ -303,10 +312,16 @@ class GeneratorConfig(ModelConfig):
 class PromptsConfig(Frozen):
     """Where prompts come from."""
 
-    path: ConfigPath
-    """The file."""
-    format: ImporterKind = "jsonl"
-    """Importer: `jsonl`, `mt_bench`, or your own `./file.py:Name`."""
+    path: DataPath
+    """A file, a saved dataset, or the name of one on the Hub (`org/name`)."""
+    format: ImporterKind | None = None
+    """Importer by name (docs/data.md), or your own `./file.py:Name`; by default the columns tell."""
+    columns: Columns = Field(default_factory=dict)
+    """Our name of a column -> the file's; by default the config's `columns`."""
+    split: str | None = None
+    """Which split of a saved dataset or of one on the Hub; by default the only one, or `train`."""
+    subset: str | None = None
+    """Which configuration of a dataset on the Hub."""
     near_duplicates: float | None = Field(default=None, gt=0, le=1)
     """Drop prompts whose word 3-grams have this Jaccard similarity to one that is kept (MinHash)."""
 
@@ -355,7 +370,11 @@ class LabelsConfig(Frozen):
     """What people said."""
 
     path: ConfigPath | None = None
-    """JSONL of pair_id, annotator, label (a, b, tie), queue."""
+    """A file of pair_id, annotator, label (a, b, tie), queue."""
+    format: ImporterKind | None = None
+    """Importer by name, or your own `./file.py:Name`; by default the columns tell."""
+    columns: Columns = Field(default_factory=dict)
+    """Our name of a column -> the file's; by default the config's `columns`."""
     simulated: SimulatedConfig | None = None
     """Simulated people instead of a file."""
     guidelines: ConfigPath | None = None
@@ -520,6 +539,13 @@ def _of_its_kind(item: object, info: ValidationInfo) -> object:
     return _options(item, "judges", "{Kind}Judge", "kind", JudgeConfig, info)
 
 
+def _with_columns(given: Mapping[str, object], key: str, columns: object) -> dict[str, object]:
+    """*given*, whose section *key* takes *columns* unless it has its own."""
+    section = given.get(key)
+    told = {"columns": columns, **cast("Mapping[str, object]", section)} if isinstance(section, Mapping) else section
+    return {**given, **({key: told} if key in given else {})}
+
+
 class Config(Frozen):
     """One run."""
 
@@ -527,6 +553,9 @@ class Config(Frozen):
     """Name of the run and of its folder under `runs/`."""
     seed: int = Field(default=0, ge=-(2**63), lt=2**63)
     """Seed of everything random; each event's own seed is hashed from this and the content."""
+    columns: Columns = Field(default_factory=dict)
+    """Our name of a column -> what the files of prompts, samples, pairs, judgments and labels call it \
+(`{prompt: instruction}`); a dot leads into an object."""
     prompts: PromptsConfig | None = None
     """Prompts to answer; none when prompts, samples or pairs are imported."""
     generators: tuple[GeneratorConfig, ...] = ()
@@ -605,6 +634,18 @@ class Config(Frozen):
         others = {key: one for key, one in fields.items() if key != "export"}
         formats = {"export": said["formats"]} if "formats" in said else {}
         return {**others, **formats, "export_reasoning": said.get("reasoning", "drop")}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _columns_of_files(cls, value: object) -> object:
+        """The config's `columns` hold for every file that names none of its own."""
+        if not isinstance(value, Mapping) or not cast("Mapping[str, object]", value).get("columns"):
+            return cast("object", value)
+        given = dict(cast("Mapping[str, object]", value))
+        evaluate = given.get("evaluate")
+        if isinstance(evaluate, Mapping):
+            given["evaluate"] = _with_columns(cast("Mapping[str, object]", evaluate), "prompts", given["columns"])
+        return _with_columns(_with_columns(given, "prompts", given["columns"]), "labels", given["columns"])
 
     @field_validator("train", mode="before")
     @classmethod

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from pipeline.arrays import MOST_BITS, distinct
+from pipeline.ids import HALF
 from pipeline.schemas import GOLD
 
 LONGEST_RATIO = 3.0
@@ -30,6 +31,16 @@ def bucketed(rows: pl.DataFrame, prompts: float | None = None) -> list[tuple[str
     bucket = (digits // 2 ** (16 - bits)).alias("bucket")
     parts = rows.with_columns(bucket).partition_by("bucket", as_dict=True, include_key=False)
     return [(f"{int(key[0]):04d}of{2**bits:04d}", part) for key, part in sorted(parts.items())]
+
+
+def unit_of(unit: str) -> pl.Expr:
+    """The column ``unit`` of pairs: what an audit draws and a bound counts; of ``prompt`` its conversation."""
+    return (pl.col("prompt_id").str.tail(HALF) if unit == "prompt" else pl.col("pair_id")).alias("unit")
+
+
+def units(pairs: pl.DataFrame, unit: str) -> int:
+    """How many there are among *pairs*."""
+    return pairs.select(unit_of(unit).n_unique()).item()
 
 
 def with_texts(pairs: pl.DataFrame, samples: pl.DataFrame, prompts: pl.DataFrame) -> pl.DataFrame:

@@ -9,6 +9,8 @@ import json
 from collections.abc import Sequence
 
 Field = str | int | float | None
+HALF = 16
+"""Digits of a prompt's id that tell the prompt, and as many that tell its conversation."""
 
 
 def content_hash(*fields: Field) -> str:
@@ -21,9 +23,15 @@ def content_hash(*fields: Field) -> str:
 
 
 def prompt_id(messages: Sequence[tuple[str, str]], reference: str | None = None) -> str:
-    """Id of a prompt: its (role, content) turns and its reference."""
+    """Id of a prompt: its (role, content) turns and its reference; the second half tells the turns alone."""
     turns = [field for role, content in messages for field in (role, content)]
-    return content_hash("prompt", *turns, "reference", reference)
+    whole = content_hash("prompt", *turns, "reference", reference)
+    return whole[:HALF] + content_hash("prompt", *turns, "reference", None)[:HALF]
+
+
+def conversation_id(prompt: str) -> str:
+    """What a prompt has in common with the same conversation under another reference: the unit of every split."""
+    return prompt[-HALF:]
 
 
 def sample_id(prompt: str, model: str, temperature: float | None, seed: int | None, completion: str) -> str:

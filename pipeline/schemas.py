@@ -16,13 +16,18 @@ ID = r"^[0-9a-f]{32}$"
 class Prompts(dy.Schema):
     """What the student is asked."""
 
-    prompt_id = dy.String(primary_key=True, regex=ID, description="Hash of messages and reference.")
+    prompt_id = dy.String(
+        primary_key=True, regex=ID, description="Hash of messages and reference; the last 16 digits of messages alone."
+    )
     messages = dy.List(
         dy.Struct({"role": dy.String(), "content": dy.String()}),
         min_length=1,
         description="The conversation up to the answer: [{role, content}], last role user.",
     )
     reference = dy.String(nullable=True, description="A known answer or a verifier's payload.")
+    whole = dy.String(
+        nullable=True, description="JSON of messages and tools as they were, where `messages` does not say all."
+    )
     source = dy.String(description="File or importer the prompt came from.")
     tags = dy.List(dy.String(), description="Free labels: category, subset.")
 
@@ -68,6 +73,14 @@ class Pairs(dy.Schema):
     def canonical(cls) -> pl.Expr:
         """The two samples stand in order."""
         return pl.col("sample_a") < pl.col("sample_b")
+
+
+class Aliases(dy.Schema):
+    """Further ids of imported pairs: several rows of files may be about the same two answers."""
+
+    external_id = dy.String(primary_key=True, description="Id in the imported file.")
+    pair_id = dy.String(regex=ID, description="The pair it names.")
+    flipped = dy.Bool(description="The response_a of the row with this id is our sample_b.")
 
 
 class Calls(dy.Schema):
@@ -348,6 +361,7 @@ FRAMES: dict[str, type[dy.Schema]] = {
     "prompts": Prompts,
     "samples": Samples,
     "pairs": Pairs,
+    "aliases": Aliases,
     "calls": Calls,
     "ratings": Ratings,
     "judgments": Judgments,

@@ -81,12 +81,13 @@ def _frames(prompts: int, random: np.random.Generator) -> dict[str, pl.DataFrame
                         {"role": "user", "content": words[at % len(TEXTS)] if at < len(TEXTS) else f"Question {at}?"},
                     ],
                     "reference": None,
+                    "whole": None,
                     "source": "<u>file</u>.jsonl",
                     "tags": ["<i>odd</i>" if at % 2 else "even"],
                 }
                 for at, prompt in enumerate(asked)
             ],
-            schema_overrides={"reference": pl.String},
+            schema_overrides={"reference": pl.String, "whole": pl.String},
         ),
         "samples": pl.DataFrame(answers, infer_schema_length=None, schema_overrides={"external_id": pl.String}),
         "pairs": pl.DataFrame(pairs, schema_overrides={"external_id": pl.String}),

@@ -44,7 +44,7 @@ def behind(run: RunFolder, pair: str) -> dict[str, Any]:
     dropped = _dropped(drops[0]) if drops else "not decided yet"
     return {
         "pair_id": key,
-        "external_id": row["external_id"],
+        "external_ids": _external(run, row),
         "prompt": _rows(run, "prompts", pl.col("prompt_id") == row["prompt_id"])[0],
         "a": {**samples[ends[0]], "flag": flags.get(ends[0])},
         "b": {**samples[ends[1]], "flag": flags.get(ends[1])},
@@ -75,12 +75,20 @@ def _pair(run: RunFolder, pair: str) -> dict[str, Any] | None:
         InputError: it names several.
     """
     # A whole id is looked up by the sorted column's statistics; only what is none is searched for.
-    found = _rows(run, "pairs", pl.col("pair_id") == pair) or _rows(
-        run, "pairs", (pl.col("external_id") == pair) | pl.col("pair_id").str.starts_with(pair)
-    )
+    found = _rows(run, "pairs", pl.col("pair_id") == pair)
+    if not found:
+        others = [row["pair_id"] for row in _rows(run, "aliases", pl.col("external_id") == pair)]
+        found = _rows(run, "pairs", (pl.col("external_id") == pair) | pl.col("pair_id").is_in(others))
+    found = found or _rows(run, "pairs", pl.col("pair_id").str.starts_with(pair))
     if len(found) > 1:
         raise _unknown(run, pair, len(found))
     return found[0] if found else None
+
+
+def _external(run: RunFolder, row: Mapping[str, Any]) -> list[str]:
+    """The ids under which the pair was imported; none where a stage made it."""
+    others = [one["external_id"] for one in _rows(run, "aliases", pl.col("pair_id") == row["pair_id"])]
+    return [row["external_id"], *sorted(others)] if row["external_id"] is not None else []
 
 
 def _unknown(run: RunFolder, pair: str, matches: int) -> InputError:

@@ -1,88 +1,147 @@
 """jurybox import: rows of a user's file become parts of the run's frames. Reads that file, writes the run's folder.
 
 Everything is mapped to the canonical order together: where a file's response_a is our sample_b, its judgments and
-labels are turned over with it, so swapping the two responses in a file changes nothing in the dataset.
+labels are turned over with it, so swapping the two responses in a file changes nothing in the dataset. Every row of a
+file is in a frame or in ``dropped`` with one reason.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
+from typing import cast
 
 import polars as pl
 
-from pipeline import discovery, ids, schemas
+from pipeline import ids, schemas
 from pipeline.comparison import OTHER_ORDER, orientation
-from pipeline.config import Config, PromptsConfig
-from pipeline.contents import file_digest
+from pipeline.config import Config
 from pipeline.errors import ConfigError, DataError, InputError
-from pipeline.importers.base import Conversation
-from pipeline.importers.jsonl import JudgmentRow, PairRow, SampleRow
+from pipeline.importers.base import Batch, Conversation, JudgmentRow, Kind, PairRow, Refused, SampleRow
+from pipeline.importers.reading.seat import read, why_nothing
+from pipeline.importers.reading.tables import Source
 from pipeline.stages import load
 from pipeline.stages.base import dropped_frame
-from pipeline.stages.labels import labels
+from pipeline.stages.labels import Names, labels
 from pipeline.workbench import Workbench
 
 KINDS = ("prompts", "samples", "pairs", "judgments", "labels")
+Frames = dict[str, pl.DataFrame]
 
 
-def run(bench: Workbench, kind: str, path: Path, fmt: str = "jsonl") -> tuple[dict[str, int], dict[str, str]]:
+def run(
+    bench: Workbench,
+    kind: str,
+    path: Path,
+    fmt: str | None = None,
+    *,
+    annotator: str | None = None,
+    split: str | None = None,
+    subset: str | None = None,
+) -> tuple[dict[str, int], Refused]:
     """Import *path* into the run.
 
     Args:
         bench: the opened run.
         kind: one of :data:`KINDS`.
-        path: the file.
-        fmt: importer, or ``./file.py`` of your own.
+        path: a file, a saved dataset, or the name of one on the Hub.
+        fmt: importer, or ``./file.py:Name`` of your own; None finds it by the columns.
+        annotator: whose choices the file holds (``chosen`` and ``rejected``, votes without a voter).
+        split: of a saved dataset or one on the Hub.
+        subset: of one on the Hub.
 
     Returns:
-        rows written by frame, and the rows that were not: id -> reason (also in ``dropped/``).
+        rows written by frame, and the rows that were not (also in ``dropped/``).
 
     Raises:
         InputError: the file is missing, broken, or holds no usable row; or the kind is unknown.
     """
     if kind not in KINDS:
         raise InputError(f"cannot import {kind!r}; allowed: {', '.join(KINDS)}")
-    if not path.is_file():
-        raise DataError(f"{path}: does not exist; give a file of one JSON object a line")
-    frames, reasons = _read(bench, kind, path, fmt)
-    made = {name: rows.height for name, rows in frames.items()}
-    if not any(made.values()):
-        common = ", ".join(sorted(set(reasons.values())))
-        raise DataError(f"{path}: none of {len(reasons)} rows can be imported ({common})")
-    shard = f"{kind}-{file_digest(path)[:12]}"
+    source = Source(path, split, subset, bench.config.columns)
+    batch = read(source, fmt, kind, annotator, bench.base)
+    shard = f"{kind}-{ids.content_hash(source.digest(), annotator)[:12]}"
     with bench.writing():
-        for name, rows in frames.items():
-            fresh = _without_known(bench, name, rows, shard)
-            bench.folder.write_part(name, "import", shard, fresh, {"source": path.name})
-        bench.folder.write_part("dropped", "import", shard, dropped_frame("import", reasons), {"source": path.name})
-        written = [bench.folder.part(name, "import", shard) for name in (*frames, "dropped")]
-        bench.folder.record(written, written)
-    return made, reasons
-
-
-def _read(bench: Workbench, kind: str, path: Path, fmt: str) -> tuple[dict[str, pl.DataFrame], dict[str, str]]:
-    if kind == "prompts":
-        conversations, refused = load.read_file(PromptsConfig(path=path, format=fmt), bench.base)
-        if any(item.later_turns for item in conversations):
-            raise InputError(
-                f"{path}: second turns need answers to the first; name the file as prompts.path in the config instead"
+        frames, refused = _frames(_Run(bench, shard), kind, batch, path)
+        made = {name: rows.height for name, rows in frames.items()}
+        if not any(made.values()) and not refused.rows:
+            there = [name for name in KINDS if vars(batch)[name]]
+            raise DataError(
+                f"{path}: holds no {kind}; import it as {' or '.join(there) or 'what it is, with --format'}"
             )
-        made, repeated = load.prompts(conversations, path.name)
-        return {"prompts": made}, refused.rows | repeated
-    rows, refused = discovery.find("pipeline.importers", fmt, f"read_{kind}", bench.base)(path)
+        if not any(made.values()) and not _known_only(refused):
+            raise DataError(f"{path}: {why_nothing(refused, batch.needs, batch.columns)}")
+        notes = {"source": path.name}
+        frames = {**frames, "dropped": dropped_frame("import", refused.rows)}
+        for name, rows in frames.items():
+            bench.folder.write_part(name, "import", shard, rows, notes)
+        written = [bench.folder.part(name, "import", shard) for name in frames]
+        bench.folder.record(written, written)
+    return made, refused
+
+
+def _known_only(refused: Refused) -> bool:
+    """Nothing is wrong with the file: the run has all of it."""
+    return set(refused.rows.values()) == {"known"}
+
+
+class _Run:
+    """What the run holds besides the part that is about to be written, so that importing twice adds nothing."""
+
+    def __init__(self, bench: Workbench, shard: str) -> None:
+        self.folder, self.shard, self.config = bench.folder, shard, bench.config
+        there = self.rows("pairs", ("pair_id", "external_id", "external_flipped"))
+        self.has_pairs = not there.is_empty()
+        self.names: Names = orientation(there, self.rows("aliases", ("external_id", "pair_id", "flipped")))
+
+    def rows(self, frame: str, columns: Sequence[str]) -> pl.DataFrame:
+        """These columns of the other parts of *frame*."""
+        own = self.folder.part(frame, "import", self.shard)
+        empty = schemas.frame(frame, []).select(columns)
+        found: list[pl.DataFrame] = []
+        for part in self.folder.parts(frame):
+            if part != own:
+                told = pl.read_parquet(part, columns=list(columns), glob=False)
+                found.append(told.select(pl.col(name).cast(kind) for name, kind in empty.schema.items()))
+        return pl.concat([empty, *found])
+
+    def keys(self, frame: str) -> set[tuple[str, ...]]:
+        """Their primary keys."""
+        return set(self.rows(frame, schemas.FRAMES[frame].primary_key()).iter_rows())
+
+    def fresh(self, frame: str, rows: pl.DataFrame) -> pl.DataFrame:
+        """*rows* less those that they hold."""
+        keys = schemas.FRAMES[frame].primary_key()
+        return rows.join(self.rows(frame, keys), on=keys, how="anti")
+
+
+def _frames(known: _Run, kind: Kind, batch: Batch, path: Path) -> tuple[Frames, Refused]:
+    """The frames that an import of *kind* adds to the run, and the rows it leaves out."""
+    refused = batch.refused
+    if kind == "prompts":
+        return _prompts(known, batch, path), refused
     if kind == "samples":
-        return samples(rows, path.name), refused.rows
-    if kind == "pairs":
-        frames, reasons = pairs(rows, path.name, orientation(bench.folder.read("pairs")))
-        return frames, refused.rows | reasons
-    known = bench.folder.read("pairs")
-    if known.is_empty():
+        return samples(_answers(batch), path.name, refused, known), refused
+    if (batch.judgments or batch.labels) and not (batch.pairs or known.has_pairs):
         raise InputError(f"the run has no pairs that {path} could refer to; import or make pairs first")
-    if kind == "judgments":
-        made, reasons = judgments(rows, known)
-        refuse_shared_names(bench.config, made["judge"], str(path))
-        return {"judgments": made}, refused.rows | reasons
-    made, reasons = labels(rows, known)
-    return {"labels": made}, refused.rows | reasons
+    frames: Frames = {}
+    names = dict(known.names)
+    if batch.pairs:
+        voiced = {row.pair for row in (*batch.judgments, *batch.labels)}
+        made, _ = pairs(batch.pairs, path.name, known.names, refused=refused, local=names, voiced=voiced)
+        frames = {name: known.fresh(name, rows) for name, rows in made.items()}
+    batch = _of_usable(batch, kind)
+    if batch.pairs and kind != "pairs" and not (batch.judgments or batch.labels):
+        raise DataError(f"{path}: holds pairs and no usable {kind}; import it as pairs")
+    if batch.judgments:
+        there = cast("set[tuple[str, str, str]]", known.keys("judgments"))
+        frames["judgments"], unusable = judgments(batch.judgments, names, there)
+        refuse_shared_names(known.config, frames["judgments"]["judge"], str(path))
+        _note(refused, unusable)
+    if batch.labels:
+        frames["labels"], unusable = labels(batch.labels, names, cast("set[tuple[str, str]]", known.keys("labels")))
+        _note(refused, unusable)
+    return frames, refused
 
 
 def refuse_shared_names(config: Config, imported: pl.Series, where: str) -> None:
@@ -113,72 +172,197 @@ def refuse_judges_of_two_kinds(bench: Workbench) -> None:
         refuse_shared_names(bench.config, names, f"the imported file {notes.get('source', part.name)}")
 
 
-def samples(rows: Sequence[SampleRow], source: str) -> dict[str, pl.DataFrame]:
-    """Frames ``prompts`` and ``samples`` of imported answers."""
-    prompts, _ = load.prompts([row.conversation for row in rows], source)
-    made = [_sample(row.conversation, row.model, row.completion, row.external_id) for row in rows]
-    return {"prompts": prompts, "samples": _unique("samples", made)}
+def _of_usable(batch: Batch, kind: Kind) -> Batch:
+    """*batch* with the opinions that are asked for, less those on pairs whose row is refused: one row, one reason."""
+    told = {
+        "judgments": [row for row in batch.judgments if not (row.where and row.where in batch.refused.rows)],
+        "labels": [row for row in batch.labels if not (row.where and row.where in batch.refused.rows)],
+    }
+    if kind in told:
+        (other,) = told.keys() - {kind}
+        said = {row.where for row in told[kind]}
+        for where in sorted({row.where for row in told[other]} - said):
+            batch.refused.add(where, f"no_{kind.removesuffix('s')}", where, f"it holds one of the {other}")
+        told[other] = []
+    return replace(batch, judgments=told["judgments"], labels=told["labels"])
+
+
+def _note(refused: Refused, more: Refused) -> None:
+    for row, reason in more.rows.items():
+        refused.add(row, reason)
+
+
+def _prompts(known: _Run, batch: Batch, path: Path) -> Frames:
+    conversations = batch.conversations()
+    if any(item.later_turns for item in conversations):
+        raise InputError(
+            f"{path}: second turns need answers to the first; name the file as prompts.path in the config instead"
+        )
+    made, repeated = load.prompts(conversations, path.name)
+    for row, reason in repeated.items():
+        batch.refused.add(row, reason)
+    there = {key for (key,) in known.keys("prompts")}
+    for item in conversations:
+        if ids.prompt_id(item.messages, item.reference) in there and item.where not in repeated:
+            batch.refused.add(item.where, "known")
+    return {"prompts": known.fresh("prompts", made)}
+
+
+def _answers(batch: Batch) -> list[SampleRow]:
+    """The answers of samples, and of pairs those that no sample gives."""
+    sides = [
+        SampleRow(row.conversation, text, model, None)
+        for row in batch.pairs
+        for text, model in ((row.response_a, row.model_a), (row.response_b, row.model_b))
+    ]
+    return batch.samples or sides
+
+
+def samples(
+    rows: Sequence[SampleRow], source: str, refused: Refused | None = None, known: _Run | None = None
+) -> Frames:
+    """Frames ``prompts``, ``samples`` and ``ratings`` of imported answers.
+
+    Several marks of one answer are their mean. Reasons: ``duplicate`` (the file has the answer already; its mark
+    counts), ``known`` (the run has).
+    """
+    refused = refused or Refused()
+    there = {key for (key,) in known.keys("samples")} if known else set[str]()
+    made: dict[str, dict[str, object]] = {}
+    marks: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        sample = _sample(row.conversation, row.model, row.completion, row.external_id)
+        key, where = str(sample["sample_id"]), row.conversation.where
+        for aspect, score in row.scores:
+            marks.setdefault((key, aspect), []).append(score)
+        if key in made or key in there:
+            refused.add(row.external_id or where, "duplicate" if key in made else "known", where)
+        else:
+            made[key] = sample
+    frames = {
+        "prompts": _of_conversations([row.conversation for row in rows], source, known),
+        "samples": schemas.frame("samples", list(made.values())),
+    }
+    judge = Source(Path(source)).name
+    told: list[dict[str, object]] = [
+        {"sample_id": key, "judge": judge, "aspect": aspect, "score": fmean(scores), "call_keys": []}
+        for (key, aspect), scores in marks.items()
+    ]
+    return {**frames, "ratings": schemas.frame("ratings", told)} if told else frames
+
+
+def _of_conversations(rows: Iterable[Conversation], source: str, known: _Run | None) -> pl.DataFrame:
+    made, _ = load.prompts(_merged(rows), source)
+    return known.fresh("prompts", made) if known else made
 
 
 def pairs(
-    rows: Sequence[PairRow], source: str, known: Mapping[str, tuple[str, bool]] | None = None
-) -> tuple[dict[str, pl.DataFrame], dict[str, str]]:
-    """Frames ``prompts``, ``samples`` and ``pairs`` of imported pairs, and the drops (external id -> reason).
+    rows: Sequence[PairRow],
+    source: str,
+    known: Names | None = None,
+    *,
+    refused: Refused | None = None,
+    local: dict[str, tuple[str, bool]] | None = None,
+    voiced: Collection[str] = (),
+) -> tuple[Frames, dict[str, str]]:
+    """Frames ``prompts``, ``samples``, ``pairs`` and ``aliases`` of imported pairs, and the drops (id -> reason).
 
-    Drop reasons: ``identical`` (both responses have the same words), ``duplicate`` (the file has the pair already,
-    under another id), ``id_taken`` (by *known*, external id -> pair_id and whether it is flipped, the run has another
-    pair of that id, or this one the other way round, so its labels could not be told apart).
+    Rows on the same two answers, the sides swapped or not, are one pair: its further ids are aliases, each with its
+    orientation.
+
+    Args:
+        rows: what a file says.
+        source: the file's name.
+        known: every name of a pair of the run -> pair_id and whether it is flipped.
+        refused: takes note of the rows left out.
+        local: takes note of what the opinions of the same file call the pairs.
+        voiced: what those opinions are about: a row without an id that says no more than an earlier one is refused.
+
+    Drop reasons: ``identical`` (both responses have the same words), ``id_taken`` (by *known* or by the file the id
+    names another pair, or this one the other way round, so its labels could not be told apart), ``known`` (the run has
+    the pair under this id), ``duplicate`` (a row without an id repeats a pair and has no opinion of it).
     """
-    prompts, _ = load.prompts(_merged([row.conversation for row in rows]), source)
-    reasons: dict[str, str] = {}
+    known, refused, local = known or {}, refused or Refused(), {} if local is None else local
     texts: list[dict[str, object]] = []
     made: dict[str, dict[str, object]] = {}
+    others: dict[str, dict[str, object]] = {}
+    there = {key for key, _ in known.values()}
+    taken = dict(known)
     for row in rows:
-        a = _sample(row.conversation, row.model_a, row.response_a, None)
-        b = _sample(row.conversation, row.model_b, row.response_b, None)
+        a, b = (_sample(row.conversation, model, text, None) for model, text in _sides(row))
         first, second = str(a["sample_id"]), str(b["sample_id"])
-        key = ids.pair_id(first, second)
+        key, flipped = ids.pair_id(first, second), first > second
+        where = row.conversation.where
+        name = _name(row, key, flipped, taken)
         if row.response_a == row.response_b:
-            reasons[row.external_id] = "identical"
-        elif key in made:
-            reasons[row.external_id] = "duplicate"
-        elif (known or {}).get(row.external_id, (key, first > second)) != (key, first > second):
-            reasons[row.external_id] = "id_taken"
+            refused.add(row.name, "identical", where)
+        elif taken.get(name, (key, flipped)) != (key, flipped):
+            refused.add(row.name, "id_taken", where)
         else:
+            local[row.name] = taken[name] = (key, flipped)
+            if key in made or key in there:
+                if name in known:
+                    refused.add(row.name, "known", where)
+                elif row.external_id is not None:
+                    others[name] = {"external_id": name, "pair_id": key, "flipped": flipped}
+                elif row.name not in voiced:
+                    refused.add(row.name, "duplicate", where)
+                continue
             texts += [a, b]
             made[key] = {
                 "pair_id": key,
                 "prompt_id": a["prompt_id"],
                 "sample_a": min(first, second),
                 "sample_b": max(first, second),
-                "external_id": row.external_id,
-                "external_flipped": first > second,
+                "external_id": name,
+                "external_flipped": flipped,
             }
     frames = {
-        "prompts": prompts,
+        "prompts": _of_conversations([row.conversation for row in rows], source, None),
         "samples": _unique("samples", texts),
         "pairs": schemas.frame("pairs", list(made.values())),
     }
-    return frames, reasons
+    if others:
+        frames["aliases"] = schemas.frame("aliases", list(others.values()))
+    return frames, refused.rows
 
 
-def judgments(rows: Sequence[JudgmentRow], known: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, str]]:
-    """The frame ``judgments`` in canonical order, and the drops (id -> reason).
+def _sides(row: PairRow) -> tuple[tuple[str, str], tuple[str, str]]:
+    return (row.model_a, row.response_a), (row.model_b, row.response_b)
+
+
+def _name(row: PairRow, key: str, flipped: bool, taken: Names) -> str:
+    """The pair's external id; that of a row without one is where it stands, which another file may have used."""
+    if row.external_id is not None or taken.get(row.name, (key, flipped)) == (key, flipped):
+        return row.name
+    return f"{row.name}~{key[:6]}{'-' if flipped else ''}"
+
+
+def judgments(
+    rows: Sequence[JudgmentRow], known: Names | pl.DataFrame, there: Collection[tuple[str, str, str]] = ()
+) -> tuple[pl.DataFrame, Refused]:
+    """The frame ``judgments`` in canonical order, and the rows that are none of it.
+
+    Args:
+        rows: what a file says.
+        known: every name of a pair -> pair_id and whether it is flipped, or the frame ``pairs``.
+        there: (pair, judge, order) of judgments that the run has from elsewhere.
 
     Drop reasons: ``unknown_pair``, ``repeated`` (the judge's second verdict on the same pair in the same order).
     """
-    named = orientation(known)
+    named: Mapping[str, tuple[str, bool]] = orientation(known) if isinstance(known, pl.DataFrame) else known
     made: dict[tuple[str, str, str], dict[str, object]] = {}
-    reasons: dict[str, str] = {}
+    refused = Refused()
     for row in rows:
-        where = f"{row.pair}:{row.judge}:{row.order}"
+        name = f"{row.pair}:{row.judge}:{row.order}" if row.order else f"{row.pair}:{row.judge}"
         if row.pair not in named:
-            reasons[where] = "unknown_pair"
+            refused.add(name, "unknown_pair", row.where)
             continue
         key, flipped = named[row.pair]
-        order = OTHER_ORDER[row.order] if flipped else row.order
-        if (key, row.judge, order) in made:
-            reasons[where] = "repeated"
+        # Answers that were judged one by one were seen in no order.
+        order = "ab" if row.order is None else OTHER_ORDER[row.order] if flipped else row.order
+        if (key, row.judge, order) in made or (key, row.judge, order) in there:
+            refused.add(name, "repeated", row.where)
             continue
         preference = row.preference if row.preference is None or not flipped else 1 - row.preference
         made[key, row.judge, order] = {
@@ -190,7 +374,7 @@ def judgments(rows: Sequence[JudgmentRow], known: pl.DataFrame) -> tuple[pl.Data
             "error": "no verdict could be read" if preference is None else None,
             "call_keys": [],
         }
-    return schemas.frame("judgments", list(made.values())), reasons
+    return schemas.frame("judgments", list(made.values())), refused
 
 
 def _sample(conversation: Conversation, model: str, completion: str, external_id: str | None) -> dict[str, object]:
@@ -211,25 +395,15 @@ def _sample(conversation: Conversation, model: str, completion: str, external_id
     }
 
 
-def _merged(conversations: Sequence[Conversation]) -> list[Conversation]:
+def _merged(conversations: Iterable[Conversation]) -> list[Conversation]:
     """One conversation per prompt, with the tags of all of them: a prompt stands in many pairs of a file."""
     merged: dict[tuple[object, ...], Conversation] = {}
     for item in conversations:
         key = (item.messages, item.reference)
-        known = merged.get(key)
-        tags = tuple(sorted({*item.tags, *(known.tags if known else ())}))
-        merged[key] = Conversation(known.where if known else item.where, item.messages, (), item.reference, tags)
+        known = merged.get(key, item)
+        merged[key] = replace(known, later_turns=(), tags=tuple(sorted({*item.tags, *known.tags})))
     return list(merged.values())
 
 
 def _unique(frame: str, rows: list[dict[str, object]]) -> pl.DataFrame:
     return schemas.frame(frame, rows).unique(schemas.FRAMES[frame].primary_key(), keep="first", maintain_order=True)
-
-
-def _without_known(bench: Workbench, frame: str, rows: pl.DataFrame, shard: str) -> pl.DataFrame:
-    """*rows* less those that other parts of the frame hold, so that importing twice adds nothing."""
-    own = bench.folder.part(frame, "import", shard)
-    others = [part for part in bench.folder.parts(frame) if part != own]
-    keys = schemas.FRAMES[frame].primary_key()
-    known = [pl.read_parquet(part).select(pl.col(key).cast(rows.schema[key]) for key in keys) for part in others]
-    return rows.join(pl.concat(known), on=keys, how="anti") if known else rows

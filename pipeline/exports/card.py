@@ -15,6 +15,7 @@ import polars as pl
 import yaml
 
 from pipeline.figures import number, share
+from pipeline.ids import HALF
 from pipeline.schemas import ORDER
 from pipeline.shown import escaped, plain
 
@@ -57,6 +58,8 @@ class Provenance:
     """SPDX id, or `unknown`."""
     rows: pl.DataFrame
     """The dataset, as ``pipeline.stages.export.dataset_rows`` gives it."""
+    single: pl.DataFrame
+    """``prompt_id`` and ``split`` of the answers that are in no pair (``pipeline.unpaired``)."""
     samples: pl.DataFrame
     """The frame ``samples``."""
     sources: Sequence[str]
@@ -99,7 +102,8 @@ def dataset_card(made: Provenance, formats: Sequence[Written]) -> str:
     than the first one's; the table of formats says how each is loaded. Missing findings and keys become a
     sentence that says so.
     """
-    filled = [split for split in ("train", "test") if (made.rows["split"] == split).any()]
+    splits = pl.concat([made.rows["split"], made.single["split"]])
+    filled = [split for split in ("train", "test") if (splits == split).any()]
     configs = [
         {
             "config_name": one.name,
@@ -235,12 +239,13 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 def _opening(made: Provenance, formats: Sequence[Written], filled: Sequence[str]) -> str:
     counts = dict(made.rows["split"].value_counts().iter_rows())
+    everything = pl.concat([made.rows.select("prompt_id", "split"), made.single])
     pairs = " + ".join(f"{counts.get(split, 0)} {split}" for split in ("train", "test"))
     sources = ", ".join(escaped(source) for source in sorted(set(made.sources))) or "an unknown source"
     what = (
         f"{made.rows.height} preference pairs ({pairs}) over {made.rows['prompt_id'].n_unique()} prompts "
-        f"from {sources}, made by jurybox: models wrote the answers, a panel of judges compared them. "
-        "No prompt is in both splits."
+        f"from {sources}, made by jurybox: models wrote the answers, a panel of judges compared them."
+        f"{apart(everything, filled)}{_single(made.single)}"
     )
     lines = [
         f"# {escaped(made.name)}",
@@ -255,6 +260,22 @@ def _opening(made: Provenance, formats: Sequence[Written], filled: Sequence[str]
         "",
     ]
     return "\n".join(lines)
+
+
+def _single(single: pl.DataFrame) -> str:
+    if single.is_empty():
+        return ""
+    what = "single answers that were called good or bad"
+    return f" Beside them stand {single.height} {what}, in the formats that take them."
+
+
+def apart(rows: pl.DataFrame, filled: Sequence[str]) -> str:
+    """Whether the splits share a conversation, as counted; nothing where there is one split only."""
+    split = rows.select(pl.col("prompt_id").str.tail(HALF), "split").unique()
+    shared = split.filter(pl.col("prompt_id").is_duplicated())["prompt_id"].n_unique()
+    if len(filled) < len(("train", "test")):
+        return ""
+    return f" {shared} prompts are in both splits." if shared else " No prompt is in both splits."
 
 
 def _configured(formats: Sequence[Written]) -> list[Written]:

@@ -11,17 +11,29 @@ whole records: `pair_id_missing`, `left_is_unknown`, `queue_unknown`, `inclusion
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from pipeline.importers.base import Refused, plain, text_fault
-from pipeline.importers.jsonl import LabelRow
+from pipeline.importers.base import Asked, Batch, Kind, LabelRow, Refused, Row, Table
 from pipeline.importers.label_studio import OTHER, json_list, left_of, objects, placed, side_label
+from pipeline.importers.reading.values import plain, text_fault
 from pipeline.store import whole
 
 QUESTION = "preferred"
 Json = dict[str, Any]
+
+
+def fits(row: Row, kind: Kind) -> int:
+    """See ``pipeline.importers.base``."""
+    return len(("fields", "metadata", "responses")) * (kind == "labels" and {"fields", "responses"} <= row.keys())
+
+
+def read(table: Table, asked: Asked) -> Batch:
+    """See ``pipeline.importers.base``: labels of the file that ``records.to_json`` wrote."""
+    del asked
+    labels, refused = _labels(table.rows)
+    return Batch(labels=labels, refused=refused, needs=("id", "metadata", "responses"))
 
 
 def read_labels(path: Path) -> tuple[list[LabelRow], Refused]:
@@ -30,28 +42,37 @@ def read_labels(path: Path) -> tuple[list[LabelRow], Refused]:
     Raises:
         DataError: the file is no JSON list.
     """
+    return _labels((f"{path.name}:{number}", record) for number, record in enumerate(json_list(path), 1))
+
+
+def _labels(records: Iterable[tuple[str, Json]]) -> tuple[list[LabelRow], Refused]:
     refused = Refused()
     found: list[LabelRow] = []
-    for number, record in enumerate(json_list(path), 1):
+    for place, record in records:
+        number = place.rpartition(":")[2]
         pair = record.get("id")
         kept = _object(record.get("metadata"))
         left, queue, probability = kept.get("left_is"), kept.get("queue"), kept.get("inclusion_prob")
         fault = "pair_id_missing" if text_fault(pair) else placed(left, queue, probability)
         if fault:
-            refused.add(f"{path.name}:{number}", fault)
+            refused.add(place, fault)
             continue
         for response in objects(_object(record.get("responses")).get(QUESTION)):
             person, status = response.get("user_id"), response.get("status", "submitted")
             label = side_label(plain(response.get("value")), str(left))
             if text_fault(person):
-                refused.add(f"{pair}:{number}", "annotator_missing")
+                refused.add(f"{pair}:{number}", "annotator_missing", place)
             elif status != "submitted":
-                refused.add(f"{pair}:{plain(person)}", plain(status))
+                refused.add(f"{pair}:{plain(person)}", plain(status), place)
             elif label == "choice_unknown":
-                refused.add(f"{pair}:{plain(person)}", label)
+                refused.add(f"{pair}:{plain(person)}", label, place)
             else:
                 share = float(cast("float", probability))
-                found.append(LabelRow(plain(pair), plain(person), label, str(queue), share, None, None))
+                found.append(
+                    LabelRow(
+                        plain(pair), plain(person), label, str(queue), share, None, None, f"{place}:{plain(person)}"
+                    )
+                )
     return found, refused
 
 

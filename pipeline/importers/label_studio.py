@@ -11,14 +11,15 @@ marked as ground truth is a known answer. Refused with a reason: `cancelled`, `d
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from pipeline import ids
 from pipeline.errors import DataError
-from pipeline.importers.base import Refused, plain, text_fault
-from pipeline.importers.jsonl import LONGEST_S, QUEUES, LabelRow
+from pipeline.importers.base import Asked, Batch, Kind, LabelRow, Refused, Row, Table
+from pipeline.importers.jsonl import LONGEST_S, QUEUES
+from pipeline.importers.reading.values import plain, text_fault
 from pipeline.schemas import GOLD
 from pipeline.store import whole
 
@@ -38,33 +39,51 @@ OTHER = {"a": "b", "b": "a"}
 Json = dict[str, Any]
 
 
+def fits(row: Row, kind: Kind) -> int:
+    """See ``pipeline.importers.base``."""
+    return len(("data", "annotations")) * (
+        kind == "labels" and "data" in row and bool({"annotations", "drafts"} & row.keys())
+    )
+
+
+def read(table: Table, asked: Asked) -> Batch:
+    """See ``pipeline.importers.base``: labels of an export ("JSON", not "JSON-MIN")."""
+    del asked
+    labels, refused = _labels(table.rows)
+    return Batch(labels=labels, refused=refused, needs=("data", "annotations"))
+
+
 def read_labels(path: Path) -> tuple[list[LabelRow], Refused]:
-    """Labels of an export ("JSON", not "JSON-MIN").
+    """Labels of an export.
 
     Raises:
         DataError: the file is no JSON list.
     """
+    return _labels((f"{path.name}:{number}", task) for number, task in enumerate(json_list(path), 1))
+
+
+def _labels(tasks: Iterable[tuple[str, Json]]) -> tuple[list[LabelRow], Refused]:
     refused = Refused()
     found: list[LabelRow] = []
-    for number, task in enumerate(json_list(path), 1):
-        read = _task(task)
-        if isinstance(read, str):
-            refused.add(f"{path.name}:{number}", read)
+    for where, task in tasks:
+        told = _task(task)
+        if isinstance(told, str):
+            refused.add(where, told)
             continue
-        pair, left, queue, probability = read
+        pair, left, queue, probability = told
         for draft in objects(task.get("drafts")):
-            refused.add(f"{pair}:{_person(draft.get('user')) or 'draft'}", "draft")
+            refused.add(f"{pair}:{_person(draft.get('user')) or 'draft'}", "draft", where)
         for given in objects(task.get("annotations")):
             person = GOLD if given.get("ground_truth") is True else _person(given.get("completed_by"))
             label = _label(given, left)
             if person is None:
-                refused.add(f"{pair}:{plain(given.get('id'))}", "annotator_missing")
+                refused.add(f"{pair}:{plain(given.get('id'))}", "annotator_missing", where)
             elif label in ("a", "b", "tie"):
                 place = (GOLD, 1.0) if person == GOLD else (queue, probability)
                 seconds, when = given.get("lead_time"), given.get("created_at")
-                found.append(LabelRow(pair, person, label, *place, duration(seconds), _time(when)))
+                found.append(LabelRow(pair, person, label, *place, duration(seconds), _time(when), f"{where}:{person}"))
             else:
-                refused.add(f"{pair}:{person}", label)
+                refused.add(f"{pair}:{person}", label, where)
     return found, refused
 
 

@@ -1,23 +1,31 @@
-"""MT-Bench's ``question.jsonl``: question_id, category, turns. Reads the user's file and nothing else."""
+"""MT-Bench's ``question.jsonl``: question_id, category, turns; its human judgments have the shape ``arena``. Pure."""
 
-from pathlib import Path
+from dataclasses import replace
 from typing import cast
 
-from pipeline.importers.base import Conversation, Refused, json_lines, turns_of
+from pipeline.importers import arena
+from pipeline.importers.base import Asked, Batch, Kind, Row, Table, columns_in, each
+from pipeline.importers.jsonl import prompt_of
+from pipeline.importers.reading.values import plain
 
 
-def read_prompts(path: Path) -> tuple[list[Conversation], Refused]:
-    """One conversation a question; its second turn waits for an answer to the first."""
-    refused = Refused()
-    found: list[Conversation] = []
-    for number, row in json_lines(path):
-        where = f"{path.name}:{number}"
-        turns = turns_of({"turns": row.get("turns")})
-        if isinstance(turns, str):
-            refused.add(where, turns)
-        else:
-            answers = row.get("reference")
-            references = cast("list[object]", answers) if isinstance(answers, list) else []
-            first = str(references[0]) if references else None
-            found.append(Conversation(where, turns[0], turns[1], first, (str(row.get("category", "mt_bench")),)))
-    return found, refused
+def fits(row: Row, kind: Kind) -> int:
+    """See ``pipeline.importers.base``."""
+    del kind
+    return columns_in(row, "question_id", "category", "turns")
+
+
+def read(table: Table, asked: Asked) -> Batch:
+    """See ``pipeline.importers.base``: one conversation a question; its second turn waits for an answer."""
+    if any("winner" in row for _, row in table.rows):
+        return arena.read(table, asked)
+    batch = Batch(needs=("turns",))
+    return each(table, lambda row, where: _question(batch, row, where), batch)
+
+
+def _question(batch: Batch, row: Row, where: str) -> None:
+    made = prompt_of({"turns": row.get("turns")}, where)
+    answers = row.get("reference")
+    references = cast("list[object]", answers) if isinstance(answers, list) else []
+    first = str(references[0]) if references else None
+    batch.prompts.append(replace(made, reference=first, tags=(plain(row.get("category", "mt_bench")),)))

@@ -22,7 +22,7 @@ from pipeline.aggregation.votes import Votes, votes_of
 from pipeline.arrays import Array, Integers, Mask
 from pipeline.config import LabelsConfig
 from pipeline.errors import InputError
-from pipeline.frames import LONGEST_RATIO, conversation, given_by_people, with_texts
+from pipeline.frames import LONGEST_RATIO, conversation, given_by_people, units, with_texts
 from pipeline.labels.book import FILE, LabelBook, rows_of
 from pipeline.labels.splits import audited, is_fit
 from pipeline.schemas import GOLD
@@ -133,9 +133,9 @@ def selected(
     if pairs.is_empty():
         raise InputError(f"{run} holds no pairs yet; run `jurybox pair` or import pairs first")
     unit = bench.config.labels.audit_unit
-    units = pairs[f"{unit}_id"].n_unique()
-    if audit > units:
-        raise InputError(f"--audit {audit}: there are {units} {unit}s with pairs; ask for at most so many")
+    there = units(pairs, unit)
+    if audit > there:
+        raise InputError(f"--audit {audit}: there are {there} {unit}s with pairs; ask for at most so many")
     sample = audited(pairs, bench.seed, unit, audit, one_pair=one_pair)
     place = {key: (p, at) for at, (key, p) in enumerate(sample.select("pair_id", "inclusion_prob").iter_rows())}
     chosen = [
@@ -179,7 +179,7 @@ def prepare(
     book.withdraw(set(book.pairs()) - set(pairs["pair_id"]))
     if audit is active is gold is None and not book.queues():
         asked = audit_needed(run.read_json("certificate.json"), pairs, run.read("labels"), bench.config.labels)
-        audit = min(asked or FIRST_AUDIT, pairs[f"{bench.config.labels.audit_unit}_id"].n_unique())
+        audit = min(asked or FIRST_AUDIT, units(pairs, bench.config.labels.audit_unit))
         active = FIRST_ACTIVE if run.height("judgments") else 0
         gold = pairs.height
     labels = pl.concat([elsewhere, book.rows()])
@@ -332,7 +332,7 @@ def needed(
     if total is None:
         return f"the gate asks for no number of labels: {certificate['reason']}"
     unit = config.audit_unit
-    so_far, there = _audited_so_far(pairs, labels, unit), pairs[f"{unit}_id"].n_unique()
+    so_far, there = _audited_so_far(pairs, labels, unit), units(pairs, unit)
     more = certificate["labels_needed"]
     text = f"the gate asks for about {more} more audited {unit}s among the kept; {so_far} are audited"
     if total > there:
@@ -342,7 +342,7 @@ def needed(
 
 def _audited_so_far(pairs: pl.DataFrame, labels: pl.DataFrame, unit: str) -> int:
     audit = labels.filter(pl.col("queue").cast(pl.String) == "audit")
-    return pairs.join(audit, on="pair_id", how="semi")[f"{unit}_id"].n_unique()
+    return units(pairs.join(audit, on="pair_id", how="semi"), unit)
 
 
 def state(bench: Workbench) -> dict[str, Any]:

@@ -1,13 +1,23 @@
-"""Which prompts' labels fit and which certify. Pure; the only place where that is decided."""
+"""Which prompts train or test, fit or certify, are audited. Pure; the only place where that is decided.
+
+A prompt is its conversation here: the same turns under another reference are the same prompt in every split, since a
+model that has seen one has seen the other.
+"""
 
 import polars as pl
 
 from pipeline import ids
+from pipeline.frames import unit_of, units
+
+
+def is_test(prompt_id: str, seed: int, test_fraction: float) -> bool:
+    """Whether the prompt is in the dataset's test split."""
+    return ids.uniform_from(seed, "split", ids.conversation_id(prompt_id)) < test_fraction
 
 
 def is_fit(prompt_id: str, seed: int, fit_fraction: float) -> bool:
     """Whether the labels of this prompt fit weights; otherwise they certify and do nothing else."""
-    return ids.uniform_from(seed, "fit-or-certify", prompt_id) < fit_fraction
+    return ids.uniform_from(seed, "fit-or-certify", ids.conversation_id(prompt_id)) < fit_fraction
 
 
 def audited(pairs: pl.DataFrame, seed: int, unit: str, count: int, *, one_pair: bool = False) -> pl.DataFrame:
@@ -19,22 +29,20 @@ def audited(pairs: pl.DataFrame, seed: int, unit: str, count: int, *, one_pair: 
     Args:
         pairs: ``pair_id`` and ``prompt_id`` of the pairs in question.
         seed: the run's seed.
-        unit: ``prompt`` or ``pair``: what is drawn.
+        unit: ``prompt`` (a conversation) or ``pair``: what is drawn.
         count: units in the sample.
         one_pair: of each prompt one pair, drawn the same way, instead of all.
     """
-    key = f"{unit}_id"
-    ids_of_units = pairs[key].unique().sort()
-    order = pl.DataFrame(
-        {key: ids_of_units, "rank": [ids.uniform_from(seed, "audit-queue", one) for one in ids_of_units]}
-    )
-    drawn = order.sort("rank", key).head(count)
-    sample = pairs.select("pair_id", "prompt_id").join(drawn, on=key)
-    share = pl.lit(count / max(len(ids_of_units), 1))
+    there = pairs.select("pair_id", "prompt_id", unit_of(unit))
+    names = there["unit"].unique().sort()
+    order = pl.DataFrame({"unit": names, "rank": [ids.uniform_from(seed, "audit-queue", one) for one in names]})
+    drawn = order.sort("rank", "unit").head(count)
+    sample = there.join(drawn, on="unit")
+    share = pl.lit(count / max(len(names), 1))
     if one_pair and unit == "prompt":
         coins = [ids.uniform_from(seed, "audit-pair", pair) for pair in sample["pair_id"]]
-        sample = sample.with_columns(coin=pl.Series(coins, dtype=pl.Float64), pairs=pl.len().over("prompt_id"))
-        sample = sample.sort("coin", "pair_id").unique("prompt_id", keep="first")
+        sample = sample.with_columns(coin=pl.Series(coins, dtype=pl.Float64), pairs=pl.len().over("unit"))
+        sample = sample.sort("coin", "pair_id").unique("unit", keep="first")
         share /= pl.col("pairs")
     return sample.sort("rank", "pair_id").select("pair_id", "prompt_id", inclusion_prob=share)
 
@@ -69,8 +77,7 @@ def _one_sample(certify: pl.DataFrame, owner: pl.DataFrame, seed: int) -> pl.Dat
     """
     labelled = set(certify["pair_id"])
     for unit, one_pair in (("prompt", False), ("prompt", True), ("pair", False)):
-        count = certify[f"{unit}_id"].n_unique()
-        sample = audited(owner, seed, unit, count, one_pair=one_pair)
+        sample = audited(owner, seed, unit, units(certify, unit), one_pair=one_pair)
         if set(sample["pair_id"]) == labelled:
             return certify.drop("inclusion_prob").join(sample.drop("prompt_id"), on="pair_id", maintain_order="left")
     return certify

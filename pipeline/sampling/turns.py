@@ -44,4 +44,4 @@ def frozen_turns(
 
 def with_system(messages: tuple[tuple[str, str], ...], system: str | None) -> tuple[tuple[str, str], ...]:
     """*messages* with the generator's system message, unless they have one of their own."""
-    return messages if system is None or messages[0][0] == "system" else (("system", system), *messages)
+    return messages if system is None or messages[0][0] in {"system", "developer"} else (("system", system), *messages)

@@ -23,11 +23,11 @@ from pipeline.contents import file_digest
 from pipeline.engines.base import Answer, Call, Request
 from pipeline.errors import StageError
 from pipeline.frames import conversation, people, with_texts
-from pipeline.labels.splits import split_labels
+from pipeline.labels.splits import is_test, split_labels
 from pipeline.sampling.turns import frozen_turns, with_system
 from pipeline.stages.base import Frames, Result, Shard, Stage, calls_frame, dropped_frame
 from pipeline.stages.judge import make
-from pipeline.stages.load import prompts, read_file
+from pipeline.stages.load import prompts, read_file, source_of
 from pipeline.transcript import transcript
 from pipeline.workbench import Workbench
 from training.evaluation import (
@@ -130,7 +130,7 @@ def held_out(
 
 def in_test(prompt_id: str, config: Config) -> bool:
     """Whether the prompt is in the dataset's test split."""
-    return ids.uniform_from(config.seed, "split", prompt_id) < config.test_fraction
+    return is_test(prompt_id, config.seed, config.test_fraction)
 
 
 def panel_preference(bench: Workbench, frames: Frames, duels: Sequence[Duel], heard: Heard) -> list[float | None]:
@@ -379,6 +379,7 @@ STAGE = Stage(
     run=_run,
     reads=lambda config: [
         config.evaluate.model_dump(mode="json", exclude={"prompts": {"path"}}),
+        source_of(config.evaluate.prompts).digest() if config.evaluate.prompts else None,
         config.generators[0].model_dump(mode="json", exclude={"price", "temperatures", "samples"})
         if config.generators
         else None,
@@ -388,5 +389,4 @@ STAGE = Stage(
         config.seed,
     ],
     shards=_shards,
-    files=lambda config: [config.evaluate.prompts.path] if config.evaluate.prompts else [],
 )

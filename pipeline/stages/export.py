@@ -1,25 +1,31 @@
 """export: kept pairs -> dataset/<format>/{train,test}.* and its card. Writes the folder ``dataset``.
 
 Text meets verdict here and nowhere before: chosen and rejected are joined by id, as the verdict named them.
-Every kept pair lands in exactly one split, so kept = train + test; one that cannot be joined stops the stage.
+Every kept pair lands in exactly one split, so kept = train + test; one that cannot be joined stops the stage. Formats
+of single answers (``kto``) take in besides what people called good or bad and no kept pair holds.
 """
 
+from importlib import import_module
 from pathlib import Path
 
 import polars as pl
 
-from pipeline import discovery, ids
+from pipeline import discovery
 from pipeline.config import Config
 from pipeline.errors import ConfigError, StageError
 from pipeline.exports import card
+from pipeline.labels.splits import is_test
 from pipeline.schemas import ORDER
 from pipeline.stages.base import Frames, Result, Shard, Stage, installed_versions
+from pipeline.store import slice_digest
+from pipeline.unpaired import THUMB, unpaired_rows
 from pipeline.workbench import Workbench
 
 COLUMNS = (
     "pair_id",
     "prompt_id",
     "messages",
+    "whole",
     "chosen",
     "rejected",
     "margin",
@@ -58,13 +64,13 @@ def dataset_rows(
         samples: the frame ``samples``; of a lazy one only the answers that are kept are held.
         prompts: the frame ``prompts``, likewise.
         seed: of the split.
-        test_fraction: share of prompts in the split `test`; a prompt's coin depends on its id and *seed*.
+        test_fraction: share of prompts in the split `test`, as ``pipeline.labels.splits.is_test`` draws them.
         reasoning: whether :data:`REASONING` stand beside the answers.
 
     Returns:
-        :data:`COLUMNS`. ``chosen`` and ``rejected`` are text, ``p_chosen`` is the probability that people, as
-        they are, prefer the chosen answer (below one half only where ``decide_by`` holds length at zero),
-        ``margin`` that of the probability that decided.
+        :data:`COLUMNS`. ``whole`` holds messages as a file had them (``pipeline.turns.exported``); ``chosen`` and
+        ``rejected`` are text, ``p_chosen`` is the probability that people, as they are, prefer the chosen answer (below
+        one half only where ``decide_by`` holds length at zero), ``margin`` that of the probability that decided.
 
     Raises:
         StageError: a kept pair does not fit the other frames (missing pair, answer or prompt; answers of
@@ -91,19 +97,18 @@ def dataset_rows(
         named = answers.rename({name: f"{side}_{name}" for name in answers.columns if name != "sample_id"})
         joined = joined.join(named, left_on=f"{side}_id", right_on="sample_id", how="left")
     asked = joined.select("prompt_id").drop_nulls().unique()
-    questions = prompts.lazy().select("prompt_id", "messages").join(asked.lazy(), on="prompt_id", how="semi")
+    questions = prompts.lazy().select("prompt_id", "messages", "whole").join(asked.lazy(), on="prompt_id", how="semi")
     joined = joined.join(questions.collect(engine="streaming"), on="prompt_id", how="left")
     _check(joined)
-    coins = [ids.uniform_from(seed, "split", prompt) for prompt in asked["prompt_id"]]
-    joined = joined.join(asked.with_columns(pl.Series("coin", coins, dtype=pl.Float64)), on="prompt_id", how="left")
-    in_test = pl.col("coin") < test_fraction
+    tests = [is_test(prompt, seed, test_fraction) for prompt in asked["prompt_id"]]
+    joined = joined.join(asked.with_columns(pl.Series("tests", tests, dtype=pl.Boolean)), on="prompt_id", how="left")
     chose_a = pl.col("chosen_id") == pl.col("sample_a")
     return (
         joined.with_columns(
             pl.when(chose_a).then("p_a").otherwise(1 - pl.col("p_a")).alias("p_chosen"),
             pl.col("chosen_text").alias("chosen"),
             pl.col("rejected_text").alias("rejected"),
-            pl.when(in_test).then(pl.lit("test")).otherwise(pl.lit("train")).alias("split"),
+            pl.when("tests").then(pl.lit("test")).otherwise(pl.lit("train")).alias("split"),
         )
         .select(*COLUMNS, *(REASONING if reasoning else ()))
         .sort("pair_id")
@@ -158,6 +163,11 @@ def write_format(rows: pl.DataFrame, folder: Path, kind: str, seed: int, base: P
     return card.Written(name, files)
 
 
+def _takes_single(kind: str) -> bool:
+    """Whether a format has a place for an answer that is in no pair: its module says ``SINGLE = True``."""
+    return ":" not in kind and getattr(import_module(f"pipeline.exports.{kind}"), "SINGLE", False)
+
+
 def folder_name(kind: str) -> str:
     """Folder of a format under ``dataset/``: the kind, or the name in a user's own ``./file.py:name``."""
     return kind.rpartition(":")[2]
@@ -175,7 +185,8 @@ def _shards(frames: Frames, config: Config, bench: Workbench) -> list[Shard]:
     for kind in config.export:
         discovery.find("pipeline.exports", kind, "export", bench.base)
     counts = _dropped(bench).group_by("stage", "reason").len().sort("stage", "reason").collect(engine="streaming")
-    return [Shard("all", frames, counts.rows())]
+    ratings = bench.folder.scan("ratings").filter(pl.col("aspect") == THUMB).collect(engine="streaming")
+    return [Shard("all", frames, [counts.rows(), slice_digest({"ratings": ratings})])]
 
 
 def _dropped(bench: Workbench) -> pl.LazyFrame:
@@ -187,26 +198,33 @@ def _dropped(bench: Workbench) -> pl.LazyFrame:
 
 def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
     frames = shard.frames
-    if frames["kept"].is_empty():
+    samples, prompts = bench.folder.scan("samples"), bench.folder.scan("prompts")
+    seed, fraction = config.seed, config.test_fraction
+    single = unpaired_rows(
+        bench.folder.scan("ratings"), samples, prompts, frames["kept"], seed=seed, test_fraction=fraction
+    )
+    if frames["kept"].is_empty() and (single.is_empty() or not all(map(_takes_single, config.export))):
         raise StageError(
             "nothing was kept, so there is no dataset to write; the reasons are in dropped/ and in "
             "`jurybox report CONFIG` (a lower select.min_margin or gate.target_agreement keeps more)"
         )
-    samples, prompts = bench.folder.scan("samples"), bench.folder.scan("prompts")
     rows = dataset_rows(
         frames["kept"],
         frames["pairs"],
         samples,
         prompts,
-        seed=config.seed,
-        test_fraction=config.test_fraction,
+        seed=seed,
+        test_fraction=fraction,
         reasoning=config.export_reasoning == "keep",
     )
-    used = prompts.join(rows.lazy().select("prompt_id").unique(), on="prompt_id", how="semi")
+    used = prompts.join(
+        pl.concat([rows.select("prompt_id"), single.select("prompt_id")]).lazy().unique(), on="prompt_id", how="semi"
+    )
     made = card.Provenance(
         name=config.name,
         licence=config.licence,
         rows=rows,
+        single=single.select("prompt_id", "split"),
         samples=samples.select("sample_id", "model", "temperature").unique("sample_id").collect(engine="streaming"),
         sources=used.select(pl.col("source").unique().sort()).collect()["source"].to_list(),
         dropped=_dropped(bench).collect(),
@@ -216,7 +234,11 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
     )
 
     def build(folder: Path) -> None:
-        formats = [write_format(rows, folder, kind, config.seed, bench.base) for kind in config.export]
+        everything = pl.concat([rows, single], how="diagonal_relaxed") if single.height else rows
+        formats = [
+            write_format(everything if _takes_single(kind) else rows, folder, kind, config.seed, bench.base)
+            for kind in config.export
+        ]
         (folder / "README.md").write_text(card.dataset_card(made, formats), encoding="utf-8")
 
     return Result({}, folders={"dataset": build})
@@ -238,5 +260,5 @@ STAGE = Stage(
     shards=_shards,
     artefacts_in=("certificate.json", "panel.json"),
     artefacts_out=("dataset",),
-    beside=("dropped",),
+    beside=("dropped", "ratings"),
 )

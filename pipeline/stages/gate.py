@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from pipeline.config import AuditUnit, Config
-from pipeline.frames import people
+from pipeline.frames import people, units
 from pipeline.ids import digest
 from pipeline.labels.splits import split_labels
 from pipeline.stages import select
@@ -126,14 +126,14 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
     told = people(audit)
     gate, unit = config.gate, config.labels.audit_unit
     drawn = frames["labels"].filter(pl.col("queue").cast(pl.String) == "audit").select("pair_id")
-    units = frames["pairs"].join(drawn, on="pair_id", how="semi")[f"{unit}_id"].n_unique()
+    audited = units(frames["pairs"].join(drawn, on="pair_id", how="semi"), unit)
     asked = {"target": gate.target_agreement, "delta": gate.delta}
     rule = {"select": select.reads(config), "verdicts": bench.folder.digest("verdicts")}
     certificate = {
         **certify(candidates, told, **asked, unit=unit),
-        **outlook(candidates, told, units, **asked, unit=unit),
+        **outlook(candidates, told, audited, **asked, unit=unit),
         "candidates": candidates.height,
-        "units": {"in_all": frames["pairs"][f"{unit}_id"].n_unique(), "audited": units},
+        "units": {"in_all": units(frames["pairs"], unit), "audited": audited},
         "target_agreement": gate.target_agreement,
         "delta": gate.delta,
         "unit": unit,

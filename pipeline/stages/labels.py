@@ -7,37 +7,53 @@ Drop reasons: what the importer says of a row (``label_unknown``, ...), ``unknow
 person labelled the pair before, or the label was imported).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import cast
 
 import polars as pl
 
 from pipeline import discovery, ids, schemas
 from pipeline.comparison import SWAPPED, People, orientation
-from pipeline.config import Config, SimulatedConfig
+from pipeline.config import Config, LabelsConfig, SimulatedConfig
 from pipeline.errors import DataError
 from pipeline.frames import conversation, with_texts
-from pipeline.importers import jsonl
-from pipeline.importers.jsonl import LabelRow
+from pipeline.importers.base import LabelRow, Refused
+from pipeline.importers.reading.seat import read, why_nothing
+from pipeline.importers.reading.tables import Source
 from pipeline.labels import book as labelbook
 from pipeline.stages.base import Result, Shard, Stage, dropped_frame
 from pipeline.store import slice_digest
 from pipeline.workbench import Workbench
 
 SHARD = "all"
+Names = Mapping[str, tuple[str, bool]]
+"""Name of a pair -> (pair_id, whether the a of that name is our b)."""
 
 
-def labels(rows: Sequence[LabelRow], pairs: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, str]]:
-    """The frame ``labels`` in canonical order, and the drops (id -> reason)."""
-    known = orientation(pairs)
+def labels(
+    rows: Sequence[LabelRow], known: Names | pl.DataFrame, there: Collection[tuple[str, str]] = ()
+) -> tuple[pl.DataFrame, Refused]:
+    """The frame ``labels`` in canonical order, and the rows that are none of it.
+
+    Args:
+        rows: what a file says.
+        known: :func:`orientation` of the run's pairs, or the frame ``pairs``.
+        there: (pair, annotator) of labels that the run has from elsewhere.
+
+    Drop reasons: ``unknown_pair``, ``repeated`` (the same person labelled the pair before).
+    """
+    named = orientation(known) if isinstance(known, pl.DataFrame) else known
     made: dict[tuple[str, str], dict[str, object]] = {}
-    reasons: dict[str, str] = {}
+    refused = Refused()
     for row in rows:
-        if row.pair not in known:
-            reasons[f"{row.pair}:{row.annotator}"] = "unknown_pair"
+        name = f"{row.pair}:{row.annotator}"
+        if row.pair not in named:
+            refused.add(name, "unknown_pair", row.where)
             continue
-        key, flipped = known[row.pair]
-        if (key, row.annotator) in made:
-            reasons[f"{row.pair}:{row.annotator}"] = "repeated"
+        key, flipped = named[row.pair]
+        if (key, row.annotator) in made or (key, row.annotator) in there:
+            refused.add(name, "repeated", row.where)
             continue
         made[key, row.annotator] = {
             "pair_id": key,
@@ -48,7 +64,7 @@ def labels(rows: Sequence[LabelRow], pairs: pl.DataFrame) -> tuple[pl.DataFrame,
             "seconds": row.seconds,
             "labelled_at": row.labelled_at,
         }
-    return schemas.frame("labels", list(made.values())), reasons
+    return schemas.frame("labels", list(made.values())), refused
 
 
 def simulated(texts: pl.DataFrame, config: SimulatedConfig, people: People, seed: int) -> pl.DataFrame:
@@ -92,14 +108,8 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
     settings, frames = config.labels, shard.frames
     made, reasons = bench.empty("labels"), dict[str, str]()
     if settings.path is not None:
-        rows, refused = jsonl.read_labels(settings.path)
-        made, reasons = labels(rows, frames["pairs"])
-        if made.is_empty():
-            raise DataError(
-                f"{settings.path}: none of its {len(rows)} labels is for a pair of this run; its pair_id must be a "
-                "pair id of the run, or the id of an imported pair"
-            )
-        reasons = refused.rows | reasons
+        made, refused = from_file(settings, orientation(frames["pairs"], frames["aliases"]), bench.base)
+        reasons = refused.rows
     elif settings.simulated is not None:
         people = discovery.find("judges", settings.simulated.kind, "", bench.base)()
         texts = with_texts(frames["pairs"], frames["samples"], frames["prompts"])
@@ -109,6 +119,27 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
         added, more = from_book(book, frames["pairs"], pl.concat([made, _imported(bench)]))
         made, reasons = pl.concat([made, added]), reasons | more
     return Result({"labels": made, "dropped": dropped_frame("labels", reasons)})
+
+
+def from_file(settings: LabelsConfig, known: Names, base: Path) -> tuple[pl.DataFrame, Refused]:
+    """The labels of ``labels.path``, and the rows that are none.
+
+    Raises:
+        DataError: there is no usable row, or none is for a pair of the run.
+    """
+    source = Source(cast("Path", settings.path), columns=settings.columns)
+    batch = read(source, settings.format, "labels", None, base)
+    made, unknown = labels(batch.labels, known)
+    if not batch.labels:
+        raise DataError(f"{source.path}: {why_nothing(batch.refused, batch.needs, batch.columns)}")
+    if made.is_empty():
+        raise DataError(
+            f"{source.path}: none of its {len(batch.labels)} labels is for a pair of this run; its pair_id must be a "
+            "pair id of the run, or the id of an imported pair"
+        )
+    for row, reason in unknown.rows.items():
+        batch.refused.add(row, reason)
+    return made, batch.refused
 
 
 def from_book(book: pl.DataFrame, pairs: pl.DataFrame, known: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, str]]:
@@ -140,16 +171,18 @@ def _shards(frames: Mapping[str, pl.DataFrame], config: Config, bench: Workbench
 
 
 def _reads(config: Config) -> Mapping[str, object]:
-    return {**config.labels.model_dump(mode="json", include={"simulated"}), "seed": config.seed}
+    read = {"simulated", "format", "columns"}
+    path = config.labels.path
+    content = None if path is None else Source(path).digest()
+    return {**config.labels.model_dump(mode="json", include=read), "seed": config.seed, "content": content}
 
 
 STAGE = Stage(
     name="labels",
-    inputs=("prompts", "samples", "pairs"),
+    inputs=("prompts", "samples", "pairs", "aliases"),
     outputs=("labels",),
     run=_run,
     reads=_reads,
     shards=_shards,
-    files=lambda config: [config.labels.path] if config.labels.path else [],
     beside=("labels", labelbook.FILE),
 )

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import polars as pl
 
-from pipeline import discovery, ids, schemas
+from pipeline import ids, schemas
 from pipeline.config import Config, GeneratorConfig, PromptsConfig
 from pipeline.engines.base import Answer, Request
 from pipeline.errors import ConfigError, DataError
 from pipeline.filters.similarity import near_duplicate_ids
 from pipeline.importers.base import Conversation, Refused
+from pipeline.importers.reading.seat import read, why_nothing
+from pipeline.importers.reading.tables import Source
 from pipeline.sampling.turns import Respond, frozen_turns, with_system
 from pipeline.stages.base import Frames, Result, Shard, Stage, calls_frame, dropped_frame
 from pipeline.workbench import Workbench
@@ -27,12 +29,16 @@ def read_file(config: PromptsConfig, base: Path) -> tuple[list[Conversation], Re
     Raises:
         DataError: the file is missing, empty or broken, or no row is usable.
     """
-    read = discovery.find("pipeline.importers", config.format, "read_prompts", base)
-    conversations, refused = read(config.path)
+    batch = read(source_of(config), config.format, "prompts", None, base)
+    conversations = batch.conversations()
     if not conversations:
-        reasons = sorted(set(refused.rows.values()))
-        raise DataError(f"{config.path}: none of {len(refused.rows)} rows is a usable prompt ({', '.join(reasons)})")
-    return conversations, refused
+        raise DataError(f"{config.path}: {why_nothing(batch.refused, batch.needs, batch.columns)}")
+    return conversations, batch.refused
+
+
+def source_of(config: PromptsConfig) -> Source:
+    """Where the config says that prompts are."""
+    return Source(config.path, config.split, config.subset, config.columns)
 
 
 def prompts(
@@ -52,6 +58,7 @@ def prompts(
             "prompt_id": key,
             "messages": [{"role": role, "content": content} for role, content in item.messages],
             "reference": item.reference,
+            "whole": item.whole,
             "source": source,
             "tags": list(item.tags),
         }
@@ -110,13 +117,19 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
     )
 
 
+def _reads(config: Config) -> object:
+    """The settings, and of what is read the content: a file's name is no part of it."""
+    if config.prompts is None:
+        return None
+    return [config.prompts.model_dump(mode="json", exclude={"path"}), source_of(config.prompts).digest()]
+
+
 STAGE = Stage(
     name="load",
     inputs=(),
     outputs=("prompts", "calls"),
     run=_run,
-    reads=lambda config: config.prompts and config.prompts.model_dump(mode="json", exclude={"path"}),
+    reads=_reads,
     shards=_shards,
-    files=lambda config: [config.prompts.path] if config.prompts else [],
     version=2,
 )

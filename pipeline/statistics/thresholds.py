@@ -15,6 +15,7 @@ import polars as pl
 
 from pipeline.arrays import Array, Integers
 from pipeline.config import AuditUnit
+from pipeline.frames import unit_of
 from pipeline.statistics import bounds
 
 UNIFORM = 1e-9
@@ -51,7 +52,7 @@ class Audit:
         found = selected.join(told, on="pair_id").sort("prompt_id", "pair_id")
         chosen = found["a_chosen"].to_numpy()
         human = found["human"].to_numpy()
-        number = found["prompt_id" if unit == "prompt" else "pair_id"].rank("dense").cast(pl.Int64) - 1
+        number = found.select(unit_of(unit).rank("dense").cast(pl.Int64) - 1).to_series()
         return cls(
             unit=number.to_numpy(),
             margin=found["margin"].to_numpy(),

@@ -238,7 +238,7 @@ def test_explain_knows_imported_ids_and_refused_rows(tmp_path: Path) -> None:
     assert jurybox_here("run", "c.yaml", cwd=tmp_path).returncode == 0
     found = json.loads(jurybox_here("explain", "c.yaml", "mine-1", "--json", cwd=tmp_path).stdout)
     side = "a" if found["a"]["completion"] == "much longer" else "b"
-    assert (found["external_id"], found["chosen"]) == ("mine-1", found[side]["sample_id"])
+    assert (found["external_ids"], found["chosen"]) == (["mine-1"], found[side]["sample_id"])
     refused = jurybox_here("explain", "c.yaml", "mine-2", cwd=tmp_path)
     assert refused.stdout.strip() == "pair mine-2: dropped by import: response_a_empty"
 

@@ -98,6 +98,7 @@ def provenance(count: int = 30, test_fraction: float = 0.3, **changes: Any) -> c
     plain = card.Provenance(
         name="small",
         licence="Apache-2.0",
+        single=pl.DataFrame(schema={"prompt_id": pl.String, "split": pl.String}),
         rows=rows,
         samples=made["samples"],
         sources=["questions.jsonl"],
@@ -195,6 +196,7 @@ def test_answers_without_a_known_temperature_say_so() -> None:
         replace(
             made,
             samples=made.samples.with_columns(temperature=unknown),
+            single=pl.DataFrame(schema={"prompt_id": pl.String, "split": pl.String}),
             rows=made.rows.with_columns(chosen_temperature=unknown, rejected_temperature=unknown),
         ),
         FORMATS,

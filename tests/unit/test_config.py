@@ -38,7 +38,11 @@ def fault(tmp_path: Path, text: str) -> str:
             ("'best_vs_mu_minus_2sigma' or 'all'", "found 'best'"),
         ),
         ("seed: many\n", "c.yaml:2: seed:", ("integer", "found 'many'")),
-        ("prompts: {near_duplicates: 0.8}\n", "c.yaml:2: prompts.path:", ("required key is missing", "The file.")),
+        (
+            "prompts: {near_duplicates: 0.8}\n",
+            "c.yaml:2: prompts.path:",
+            ("required key is missing", "A file, a saved dataset"),
+        ),
         (
             "judges:\n  - {name: l, kind: length}\n  - kind: pairwise\n    name: g\n    rubrik: y\n",
             "c.yaml:6: judges.1.rubrik:",

@@ -9,10 +9,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from pipeline import discovery, ids
+from pipeline import discovery
 from pipeline.config import Config
 from pipeline.errors import ConfigError, StageError
 from pipeline.exports import jsonl, kto, openai_dpo, trl_dpo
+from pipeline.labels.splits import is_test
 from pipeline.runner import run_stage
 from pipeline.stages import export
 from pipeline.workbench import Workbench
@@ -192,7 +193,7 @@ def test_the_split_is_the_coin_of_the_prompt() -> None:
     made = frames(numbered(40))
     rows = rows_of(made, seed=5, test_fraction=0.25)
     for prompt, split in rows.select("prompt_id", "split").iter_rows():
-        assert (split == "test") == (ids.uniform_from(5, "split", prompt) < 0.25)
+        assert (split == "test") == is_test(prompt, 5, 0.25)
     assert 2 <= (rows["split"] == "test").sum() <= 19  # 10 expected, 2.7 is one sigma
     assert set(rows_of(made, test_fraction=0.0)["split"]) == {"train"}
 

@@ -55,6 +55,14 @@ def test_a_prompt_id_hangs_on_turns_roles_and_reference() -> None:
     assert len(found) == 6
 
 
+def test_one_conversation_under_two_references_is_two_prompts_of_one_conversation() -> None:
+    turns = (("user", "a"), ("assistant", "b"), ("user", "c"))
+    one, two, other = ids.prompt_id(turns, "r"), ids.prompt_id(turns, "s"), ids.prompt_id(turns[:1], "r")
+    assert one[:16] != two[:16]
+    assert ids.conversation_id(one) == ids.conversation_id(two) == ids.conversation_id(ids.prompt_id(turns))
+    assert ids.conversation_id(other) != ids.conversation_id(one)
+
+
 def test_seeds_have_31_bits_and_differ() -> None:
     seeds = [ids.seed_from(seed, "x", at) for seed, at in itertools.product(range(3), range(1000))]
     assert all(0 <= seed < 2**31 for seed in seeds)

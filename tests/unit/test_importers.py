@@ -10,8 +10,9 @@ from jurybox.api import run_pipeline
 from pipeline.commands import checks, imports
 from pipeline.errors import ConfigError, DataError, InputError
 from pipeline.importers import mt_bench
-from pipeline.importers.base import json_lines
+from pipeline.importers.base import Asked
 from pipeline.importers.jsonl import read_judgments, read_labels, read_pairs, read_prompts, read_samples
+from pipeline.importers.reading.tables import Source, json_lines, table
 from pipeline.stages import load
 from tests.worlds import bench
 
@@ -74,6 +75,7 @@ def test_lines_are_numbered_as_an_editor_does(tmp_path: Path) -> None:
         ({"turns": ["Hi", ""]}, "turn_empty"),
         ({"messages": []}, "messages_not_a_list"),
         ({"messages": {"role": "user"}}, "messages_not_a_list"),
+        ({"messages": [{"role": "system", "content": ""}]}, "messages_not_a_list"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "unknown_role"),
         ({"messages": [{"role": ["user"], "content": "x"}]}, "unknown_role"),
         ({"messages": ["Hi"]}, "unknown_role"),
@@ -135,7 +137,8 @@ def test_pairs_are_refused_by_their_own_id(tmp_path: Path) -> None:
         ({"pair_id": None}, "pair_id_missing"),
         ({"pair_id": ["1"]}, "pair_id_missing"),
         ({"annotator": ""}, "annotator_missing"),
-        ({"label": "A"}, "label_unknown"),
+        ({"label": "C"}, "label_unknown"),
+        ({"label": 1}, "label_unknown"),
         ({"label": ["a"]}, "label_unknown"),
         ({"label": None}, "label_unknown"),
         ({"queue": "other"}, "queue_unknown"),
@@ -164,7 +167,9 @@ def test_whole_numbers_name_pairs_and_people_too(tmp_path: Path) -> None:
         ({"judge": None}, "judge_missing"),
         ({"order": "first"}, "order_unknown"),
         ({"order": ["ab"]}, "order_unknown"),
-        ({"preference": "A"}, "preference_unknown"),
+        ({"preference": "C"}, "preference_unknown"),
+        ({"preference": -1}, "preference_unknown"),
+        ({"preference": True}, "preference_unknown"),
         ({"preference": 2}, "preference_unknown"),
     ],
 )
@@ -179,7 +184,7 @@ def test_a_lone_surrogate_in_a_side_field_costs_nothing(tmp_path: Path) -> None:
     pair = {"pair_id": f"p{LONE}", "prompt": "P", "response_a": "x", "response_b": "y", "model_a": LONE, "tags": [LONE]}
     with bench(tmp_path) as run:
         made, reasons = imports.run(run, "pairs", wrote(tmp_path, pair))
-        assert (made["pairs"], reasons) == (1, {})
+        assert (made["pairs"], reasons.rows) == (1, {})
         assert run.folder.read("pairs")["external_id"].to_list() == ["p?"]
     said = {"pair_id": "p?", "judge": "j", "preference": "a", "rationale": LONE}
     assert read_judgments(wrote(tmp_path, said))[0][0].rationale == "?"
@@ -196,8 +201,9 @@ def test_samples(tmp_path: Path) -> None:
 
 def test_mt_bench(tmp_path: Path) -> None:
     row = {"question_id": 81, "category": "writing", "turns": ["one", "two"], "reference": ["r1", "r2"]}
-    found, refused = mt_bench.read_prompts(wrote(tmp_path, row, {"question_id": 82}))
-    (one,) = found
+    source = Source(wrote(tmp_path, row, {"question_id": 82}))
+    batch = mt_bench.read(table(source), Asked("prompts", source.name))
+    (one,), refused = batch.prompts, batch.refused
     assert (one.messages, one.later_turns, one.reference, one.tags) == (
         (("user", "one"),),
         ("two",),
@@ -244,7 +250,7 @@ def test_an_import_of_nothing_and_of_unknown_things_is_an_error(tmp_path: Path) 
         same = {"pair_id": "1", "prompt": "P", "response_a": "x", "response_b": "x"}
         other = {**same, "pair_id": "2", "response_b": "y"}
         made, reasons = imports.run(run, "pairs", wrote(tmp_path, same, other))
-        assert (made["pairs"], reasons) == (1, {"1": "identical"})
+        assert (made["pairs"], reasons.rows) == (1, {"1": "identical"})
         with pytest.raises(DataError, match=r"none of 1 rows .*\(unknown_pair\)"):
             imports.run(run, "labels", wrote(tmp_path, {"pair_id": "1", "annotator": "x", "label": "a"}, name="l"))
 
@@ -256,7 +262,7 @@ def test_importing_the_same_file_twice_adds_nothing(tmp_path: Path) -> None:
     with bench(tmp_path) as run:
         for _ in range(2):
             imports.run(run, "pairs", pairs)
-            assert imports.run(run, "labels", labels)[1] == {"1:x": "repeated"}
+            assert imports.run(run, "labels", labels)[1].rows == {"1:x": "repeated"}
         heights = {name: run.folder.read(name).height for name in ("prompts", "samples", "pairs", "labels", "dropped")}
         assert heights == {"prompts": 1, "samples": 2, "pairs": 1, "labels": 1, "dropped": 1}
 

@@ -390,14 +390,15 @@ def test_bug_08_a_score_off_the_scale_is_a_failure_and_never_clipped(tmp_path: P
 
 def test_bug_08_an_imported_preference_off_the_scale_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "j.jsonl"
-    given = [1, 0, 10, 1.0000001, -0.1, "1", "10", "A", True, [1], {}, 10**400, "tie", None]
+    # "1" and "A" are how a CSV and other people spell 1 and a
+    given = [1, 0, 10, 1.0000001, -0.1, "1", "10", "A", True, [1], {}, 10**400, "tie", None, "-0.1", "nan", "C"]
     file.write_text(
         "".join(
             json.dumps({"pair_id": str(at), "judge": "j", "preference": one}) + "\n" for at, one in enumerate(given)
         )
     )
     rows, refused = read_judgments(file)
-    assert [row.preference for row in rows] == [1.0, 0.0, 0.5, None]
+    assert [row.preference for row in rows] == [1.0, 0.0, 1.0, 1.0, 0.5, None]
     assert set(refused.rows.values()) == {"preference_unknown"}
     assert len(rows) + len(refused.rows) == len(given)
 
@@ -564,12 +565,12 @@ def test_imported_names_do_not_move_labels_to_other_pairs(tmp_path: Path) -> Non
         row = {"pair_id": "1", "prompt": "q", "response_a": a, "response_b": b}
         (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
     with bench(tmp_path) as run:
-        assert imports.run(run, "pairs", tmp_path / "one.jsonl")[1] == {}
+        assert imports.run(run, "pairs", tmp_path / "one.jsonl")[1].rows == {}
         for name in ("two", "three"):
             kept = (tmp_path / f"{name}.jsonl").read_text()
             other = json.dumps({"pair_id": name, "prompt": "r", "response_a": name, "response_b": "y"})
             (tmp_path / f"{name}.jsonl").write_text(kept + other + "\n")
-            assert imports.run(run, "pairs", tmp_path / f"{name}.jsonl")[1] == {"1": "id_taken"}
+            assert imports.run(run, "pairs", tmp_path / f"{name}.jsonl")[1].rows == {"1": "id_taken"}
         assert run.folder.read("pairs").height == 3
 
 

@@ -87,7 +87,7 @@ def test_what_is_labelled_comes_again_only_for_more_people(made: Frames, tmp_pat
         file.write_text("\n".join(json.dumps(row) for row in [*filled, first[7], {**filled[0], "queue": "best"}]))
         counts, reasons = imports.run(run, "labels", file)
         assert counts == {"labels": 6}
-        assert reasons == {"filled.jsonl:7": "annotator_missing", "filled.jsonl:8": "queue_unknown"}
+        assert reasons.rows == {"filled.jsonl:7": "annotator_missing", "filled.jsonl:8": "queue_unknown"}
         back = run.folder.read("labels")
         assert set(back["inclusion_prob"]) == {5 / 40}
         assert back["label"].cast(pl.String).to_list() == ["b"] * 6

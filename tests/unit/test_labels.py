@@ -36,7 +36,7 @@ def test_a_label_turns_with_its_pair() -> None:
         flips.append(pairs["external_flipped"][0])
         for given, other in (("a", "b"), ("b", "a"), ("tie", "tie")):
             made, reasons = labels([row("ext", given)], pairs)
-            assert reasons == {}
+            assert reasons.rows == {}
             assert made["label"].to_list() == [other if flips[-1] else given]
             # by the run's own id it is in canonical order already
             own, _ = labels([row(pairs["pair_id"][0], given)], pairs)
@@ -50,7 +50,7 @@ def test_unknown_and_repeated_labels_are_dropped_with_a_reason() -> None:
     made, reasons = labels(rows, pairs)
     schemas.Labels.validate(made)
     assert made.height == 2
-    assert reasons == {
+    assert reasons.rows == {
         "ext:ann": "repeated",
         f"{pairs['pair_id'][0]}:ann": "repeated",
         "nope:ann": "unknown_pair",
