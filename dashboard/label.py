@@ -20,9 +20,11 @@ import streamlit as st
 
 from dashboard import serve, text
 from pipeline import discovery, schemas
+from pipeline.figures import interval, number, share
 from pipeline.frames import given_by_people
 from pipeline.labels import queues as labelling
-from pipeline.labels.book import FILE, AnsweredError, Label, LabelBook, Queue, Task, name_fault, plain_name
+from pipeline.labels.book import FILE, AnsweredError, Label, LabelBook, Queue, Task
+from pipeline.labels.names import name_fault, plain_name
 from pipeline.labels.queues import Texts
 from pipeline.statistics import annotators
 from pipeline.workbench import Workbench
@@ -314,12 +316,12 @@ def team(shared: Desk) -> None:
         (pl.col("label").cast(pl.String) == "tie").mean().alias("ties"),
     )
     people = [
-        [row["annotator"], str(row["n"]), figure(row["seconds"], "{:.0f} s"), f"{row['ties']:.0%}"]
+        [row["annotator"], str(row["n"]), figure(row["seconds"], "{:.0f} s"), share(row["ties"])]
         for row in counts.sort("n", "annotator", descending=[True, False]).iter_rows(named=True)
     ]
     tables = [text.table(["Person", "Labels", "Median time", "Ties"], people, "People")]
     both = [
-        [str(row["one"]), str(row["other"]), str(row["n"]), figure(row["same"], "{:.0%}"), figure(row["kappa"])]
+        [str(row["one"]), str(row["other"]), str(row["n"]), share(number(row["same"])), figure(row["kappa"])]
         for row in annotators.between(labels)
     ]
     if both:
@@ -327,7 +329,7 @@ def team(shared: Desk) -> None:
         tables.append(text.table(head, both, "Agreement of two people on the pairs both labelled"))
     gold = gold_rows(shared, labels)
     if gold:
-        head = ["Person", "Gold items", "Right", "95 % interval", "Second half less first"]
+        head = ["Person", "Gold items", "Right", "95% interval", "Second half less first"]
         tables.append(text.table(head, gold, f"Pairs with a known answer, from {FEWEST_GOLD} on"))
     st.html(f'<div class="jb-scroll">{"".join(tables)}</div>')
     st.download_button(
@@ -351,9 +353,9 @@ def gold_rows(shared: Desk, labels: pl.DataFrame) -> list[list[str]]:
         right, drift = measures.get("gold_accuracy"), measures.get("gold_drift")
         if right is None or cast("int", right["n"]) < FEWEST_GOLD:
             continue
-        interval = f"{figure(right['low'], '{:.0%}')} to {figure(right['high'], '{:.0%}')}"
-        change = "" if drift is None else figure(drift["value"], "{:+.0%}")
-        rows.append([name, str(right["n"]), figure(right["value"], "{:.0%}"), interval, change])
+        between = interval(number(right["low"]), number(right["high"]))
+        change = "" if drift is None else figure(drift["value"], "{:+.1%}")
+        rows.append([name, str(right["n"]), share(number(right["value"])), between, change])
     return rows
 
 

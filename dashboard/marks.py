@@ -19,7 +19,7 @@ Channel = TypeVar("Channel", bound=alt.X | alt.Y)
 NOTHING = "nothing measured yet"
 LABEL, TOLD = 28, 300
 """Characters of a name on an axis and in a tooltip."""
-ROW_PX, GAP_PX = 26, 24
+ROW_PX = 26
 LABEL_PX = 230
 WITHOUT_PLACE = "slice(datum.label, 5)"
 FIT = alt.AutoSizeParams(type="fit-x", contains="padding")

@@ -14,7 +14,9 @@ import streamlit as st
 
 from dashboard.charts import Chart
 from dashboard.charts.base import Panel
+from dashboard.tables import Table
 from dashboard.text import markdown, shown
+from pipeline.figures import NOTHING, count, interval, precise, share
 
 NAME = 200
 """Characters of a name."""
@@ -22,7 +24,6 @@ CHOICE = 420
 """Width of a choice, pixels."""
 CELL = 2_000
 """Characters of a text in a table's cell."""
-NOTHING = "\N{EN DASH}"
 LONG = ' class="long"'
 NUMBER = ' class="n"'
 STYLE = """<style>
@@ -158,6 +159,12 @@ def table(
     raw_table(caption, heads, "".join(body), numbers=numbers)
 
 
+def figures_table(told: Table) -> None:
+    """A table that report.html has too; its columns of numbers are flush right."""
+    numbers = [at for at, head in enumerate(told.heads) if head.startswith("#")]
+    table(told.caption, [head.removeprefix("#") for head in told.heads], told.rows, numbers=numbers)
+
+
 def raw_table(caption: str, heads: Sequence[str], body: str, *, numbers: Sequence[int] = ()) -> None:
     """A table whose rows, *body*, are safe HTML."""
     head = "".join(
@@ -221,42 +228,17 @@ def measured(
         names: columns that say what a row is about, each with its heading; ``reference`` among them is a figure.
         unit: ``share`` (shown in per cent) or ``number``.
     """
-    form = share if unit == "share" else number
-    heads = [*(head for _, head in names), "value", "95 % interval", "n"]
+    shares = unit == "share"
+    form = share if shares else precise
+    heads = [*(head for _, head in names), "value", "95% interval", "n"]
     made = [
         [
             *(form(row[name]) if name == "reference" else str(row[name]) for name, _ in names),
             form(row["value"]),
-            interval(row["low"], row["high"], unit=unit),
+            interval(row["low"], row["high"], shares=shares),
             count(row["n"]),
         ]
         for row in rows.iter_rows(named=True)
     ]
     with st.expander(markdown(f"In figures: {caption[:1].lower()}{caption[1:]}")):
         table(caption, heads, made, numbers=range(len(names), len(heads)))
-
-
-def share(value: float | None) -> str:
-    """.671 as ``67.1 %``."""
-    return NOTHING if value is None else f"{100 * value:.1f} %"
-
-
-def number(value: float | None) -> str:
-    """A figure with three digits behind the point."""
-    return NOTHING if value is None else f"{value:.3f}"
-
-
-def count(value: float | None) -> str:
-    """1990 as ``1,990``."""
-    return NOTHING if value is None else f"{value:,.0f}"
-
-
-def usd(value: float | None) -> str:
-    """US$, to the cent or, where it is little, to the hundredth of one."""
-    return NOTHING if value is None else f"US$ {value:,.2f}" if value >= 1 or not value else f"US$ {value:.4f}"
-
-
-def interval(low: float | None, high: float | None, *, unit: str = "share") -> str:
-    """Both ends of a 95 % interval."""
-    form = share if unit == "share" else number
-    return NOTHING if low is None or high is None else f"{form(low)} to {form(high)}"

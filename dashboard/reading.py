@@ -16,6 +16,7 @@ from dashboard.runs import Run
 from dashboard.text import difference, markdown, shown
 from pipeline.commands.explain import behind, raw_call
 from pipeline.errors import InputError
+from pipeline.figures import NOTHING, precise, share
 
 TIE = 0.5
 SHORT = 400
@@ -74,10 +75,10 @@ def _figures(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     deciding = f"{len(verdict['judges'])} judges, {verdict['calls']} judgments"
     return [
         *items,
-        ("Probability that people prefer A", parts.share(verdict["p_a"]), f"p_a; the verdict is {side}"),
-        ("The same, lengths held equal", parts.share(verdict["p_a_lc"]), "p_a_lc"),
-        ("Margin", parts.number(verdict["margin"]), "abs(2p - 1)"),
-        ("Judges on the verdict's side", parts.share(verdict["agreement"]), deciding),
+        ("Probability that people prefer A", share(verdict["p_a"]), f"p_a; the verdict is {side}"),
+        ("The same, lengths held equal", share(verdict["p_a_lc"]), "p_a_lc"),
+        ("Margin", precise(verdict["margin"]), "abs(2p - 1)"),
+        ("Judges on the verdict's side", share(verdict["agreement"]), deciding),
     ]
 
 
@@ -127,14 +128,14 @@ def _votes(run: Run, found: Mapping[str, Any], back: str) -> None:
             f"{escape(key[:8])}</a>"
             for key in vote["call_keys"]
         )
-        weight = "not in the panel" if vote["in_panel"] is False else parts.number(vote["weight"])
+        weight = "not in the panel" if vote["in_panel"] is False else precise(vote["weight"])
         cells = [
             "A" if vote["order"] == "ab" else "B",
             f"failed: {shown(vote['error'])}" if vote["error"] is not None else said(vote["preference"]),
-            parts.number(vote["preference"]),
+            precise(vote["preference"]),
             weight,
             _rationale(vote["rationale"]),
-            links or parts.NOTHING,
+            links or NOTHING,
         ]
         row = "".join(f"<td>{cell}</td>" for cell in cells)
         rows.append(f'<tr><th scope="row">{shown(vote["judge"])}</th>{row}</tr>')
@@ -144,7 +145,7 @@ def _votes(run: Run, found: Mapping[str, Any], back: str) -> None:
 def _rationale(words: str | None) -> str:
     """A judge's words; many of them scroll."""
     if not words:
-        return parts.NOTHING
+        return NOTHING
     text = shown(words, parts.CELL)
     return text if len(words) <= SHORT else f'<div class="jb-cell" tabindex="0">{text}</div>'
 
@@ -152,7 +153,7 @@ def _rationale(words: str | None) -> str:
 def said(preference: float | None) -> str:
     """A judgment's side in a word."""
     if preference is None:
-        return parts.NOTHING
+        return NOTHING
     return "tie" if preference == TIE else "A" if preference > TIE else "B"
 
 

@@ -14,6 +14,7 @@ from judges.parsing import UnreadableError
 from judges.sealing import unsealed
 from pipeline.engines.base import Advance, Answer, Call, Engine, Request
 from pipeline.ids import seed_from
+from pipeline.progress import Silent
 
 FINAL = ("unanswered", "rejected", "too_long", "content_filter")
 """Reasons for which asking again in the same run cannot help."""
@@ -86,7 +87,7 @@ def ask(
     todo = sorted(range(len(requests)), key=lambda at: requests[at].messages if near is None else near[at])
     for attempt in range(attempts):
         asked = Later(len(todo), partial(_turn, requests, todo, attempt))
-        answers = engine.complete(asked, advance if attempt == 0 else _unseen)
+        answers = engine.complete(asked, advance if attempt == 0 else Silent().advance)
         again: list[int] = []
         for at, answer in zip(todo, answers, strict=True):
             calls[answer.call.call_key] = answer.call
@@ -159,8 +160,3 @@ def _heard(request: Request, answer: Answer, read: Callable[[Answer], T], keys: 
         return Heard(read(shaped), None, answer.text, keys)
     except UnreadableError as error:
         return Heard(None, str(error), answer.text, keys, answer.reason or error.reason)
-
-
-def _unseen(done: int) -> None:
-    """Further attempts are not progress."""
-    del done

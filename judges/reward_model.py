@@ -24,6 +24,7 @@ from pipeline.config import Frozen, JudgeConfig, ModelConfig, ModelName
 from pipeline.engines.base import Call, Request, Toolbox
 from pipeline.errors import ConfigError, StageError
 from pipeline.ids import digest
+from pipeline.progress import Silent
 from pipeline.store import storage
 
 BATCH_TOKENS = 16_384
@@ -194,7 +195,7 @@ class RewardModelJudge:
             kind, arguments = "vllm_pooling_server", {"endpoint": options.endpoint}
         engine = self.toolbox.engine(ModelConfig(model=options.model, engine=kind, engine_args=arguments))
         requests = [Request((*messages, ("assistant", completion)), 1) for messages, completion in answers.values()]
-        heard, calls = ask(engine, requests, lambda _at, answer: float(words(answer)), 1, _unseen)
+        heard, calls = ask(engine, requests, lambda _at, answer: float(words(answer)), 1, Silent().advance)
         return dict(zip(answers, heard, strict=True)), calls
 
     def _scores(self, fold: int, answers: Mapping[str, tuple[Turns, str]]) -> dict[str, Heard[float]]:
@@ -373,11 +374,6 @@ def _identity(model: str) -> object:
         return model
     files = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
     return [model, [(name, (folder / name).stat().st_size, (folder / name).stat().st_mtime_ns) for name in files]]
-
-
-def _unseen(done: int) -> None:
-    """Progress is told in judgments, when they are made."""
-    del done
 
 
 def _logistic(logit: float) -> float:

@@ -89,7 +89,9 @@ def run_pipeline(
         JuryboxError: a stage failed or its input is wrong; what was done before stays.
     """
     from dashboard.report import page as report
+    from pipeline.commands.imports import refuse_judges_of_two_kinds
 
+    refuse_judges_of_two_kinds(bench)
     done: list[StageReport] = []
     with bench.writing():
         bench.folder.write_text("config.yaml", bench.source)

@@ -133,9 +133,11 @@ def run(
 def _stage_command(name: str) -> Callable[..., None]:
     def command(config: ConfigFile, run_dir: RunDir = None, as_json: Json = False, force: Force = False) -> None:
         from pipeline import summary
+        from pipeline.commands.imports import refuse_judges_of_two_kinds
         from pipeline.runner import run_stage
 
         with opened(config, run_dir, quiet=as_json) as bench:
+            refuse_judges_of_two_kinds(bench)
             done = run_stage(bench, name, force=force)
             summary.write(bench)  # drawing the page takes longer than many a stage: `jurybox report` does it
         how = "unchanged, skipped" if done.skipped else f"done in {done.seconds:.1f} s"

@@ -21,17 +21,8 @@ Words = npt.NDArray[np.uint64]
 
 def numbered(ids: pl.Series) -> npt.NDArray[np.int64]:
     """A number for each of *ids*, from 0 up without gaps, the same for equal ones; nothing else is meant by them."""
-    found = _words(ids)
-    if found is not None:
-        words, keys = found
-        index = Index.of(np.unique(keys))
-        number = np.concatenate(in_blocks(len(keys), lambda at: index.places(keys[at])))
-        seen = np.empty(number.max() + 1, np.int64)
-        seen[number] = np.arange(len(ids))
-        # Equal keys are equal ids, unless two ids begin with the same 16 digits.
-        if all(in_blocks(len(ids), lambda at: np.array_equal(words.take(seen[number[at]], axis=0), words[at]))):
-            return number
-    return _joined(ids, ids.unique(maintain_order=True))
+    arrow: Any = ids
+    return np.asarray(arrow.to_arrow().dictionary_encode().indices, np.int64)
 
 
 def positions(wanted: pl.Series, known: pl.Series) -> npt.NDArray[np.int64]:

@@ -14,6 +14,9 @@ from pipeline.frames import conversation
 Names = Mapping[str, tuple[str, bool]]
 """Every name of a pair -> (pair_id, whether its a is our b)."""
 SWAPPED = {"a": "b", "b": "a", "tie": "tie"}
+"""A label when the two answers change places."""
+OTHER_ORDER = {"ab": "ba", "ba": "ab"}
+"""An order when the two answers change places."""
 
 
 def orientation(pairs: pl.DataFrame, aliases: pl.DataFrame | None = None) -> Names:

@@ -9,6 +9,8 @@ from pipeline.arrays import MOST_BITS, distinct
 from pipeline.ids import HALF
 from pipeline.schemas import GOLD
 
+LONGEST_RATIO = 3.0
+"""Log length ratios, in nats or in units of their spread, are cut here: no empty-looking answer decides alone."""
 SHARD_PROMPTS = 128
 """Prompts in a shard, about, and more where there would be too many shards."""
 

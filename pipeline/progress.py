@@ -56,7 +56,7 @@ class Silent:
         """See Progress."""
 
 
-class Recorded:
+class StatusFile:
     """Writes status.json, at most once a second, and tells somebody else too.
 
     Its keys: ``stage``; ``state`` (``running``, ``ended``, ``failed``); ``done`` of ``total`` units of the stage;

@@ -4,7 +4,7 @@ Reads the run's folder and writes that one file.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ import numpy as np
 import polars as pl
 
 from pipeline.calls.records import Money
+from pipeline.figures import interval, share
 from pipeline.schemas import ANY, LONGER, ORDER, PEOPLE
 from pipeline.statistics.calibration import errors
 from pipeline.statistics.controls import rates
+from pipeline.statistics.warnings import grouped
 from pipeline.store import RunFolder
 from pipeline.workbench import REFUSED, Workbench
 
@@ -34,8 +36,9 @@ def summary(bench: Workbench) -> dict[str, Any]:
     ``spent`` (both by judge, with tokens), ``charged_usd`` (against the budget, by the ledger), ``reported_usd`` (by
     the endpoints' own counts of tokens), ``at_reservation`` (calls whose count could not be used) with its ``_usd`` and
     ``faults``, ``possibly_paid`` with its ``_usd``, ``margins`` (a histogram), ``seconds``, ``incomplete``,
-    ``warnings``, and the evaluation's ``win_rate``, ``win_rate_low``, ``win_rate_high``, ``n``, ``panel_win_rate``,
-    ``verifier``, ``reward_accuracy``, ``kl``.
+    ``warnings`` (all of them) and ``warned`` (the same by judge, worst first: ``statistics.warnings.grouped``), and the
+    evaluation's ``win_rate``, ``win_rate_low``, ``win_rate_high``, ``n``, ``panel_win_rate``, ``verifier``,
+    ``reward_accuracy``, ``kl``.
     """
     run = bench.folder
     stages = (run.read_json("manifest.json") or {"stages": {}})["stages"]
@@ -93,7 +96,8 @@ def summary(bench: Workbench) -> dict[str, Any]:
         "kl",
     )
     made |= {key: evaluation.get(key) for key in keys}
-    return {**made, "warnings": warnings(made, run.read("warnings")["text"].to_list())}
+    rows = warnings(made, run.read("warnings"))
+    return {**made, "warnings": [row["text"] for row in rows], "warned": grouped(rows)}
 
 
 def _cut_off(run: RunFolder, dropped: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
@@ -125,34 +129,54 @@ def _accuracy(run: RunFolder, between: str, one: str, other: str) -> dict[str, A
     return None if found.is_empty() else found.row(0, named=True)
 
 
-def warnings(made: Mapping[str, Any], measured: Sequence[str]) -> list[str]:
-    """What a reader must not overlook, in words; *measured* are those of the stage ``measure``."""
-    found: list[str] = []
+def warnings(made: Mapping[str, Any], measured: pl.DataFrame) -> list[dict[str, str]]:
+    """What a reader must not overlook: ``about``, ``name``, ``kind`` and ``text``, those about the run first.
+
+    Args:
+        made: the summary so far.
+        measured: the frame ``warnings``.
+    """
+    run: dict[str, str] = {}
     for stage, shards in made["incomplete"].items():
-        found.append(f"{stage}: some calls got no answer in {len(shards)} shard(s); run the same command again")
+        told = f"{stage}: some calls got no answer in {len(shards)} shard(s); run the same command again"
+        run[f"incomplete_{stage}"] = told
     if made["possibly_paid"]:
-        found.append(
+        run["possibly_paid"] = (
             f"{made['possibly_paid']} call(s) were in flight when a run died or stopped, or got no whole reply; they "
             f"may have been paid and stay charged with US$ {made['possibly_paid_usd']:.4f}"
         )
     if made["at_reservation"]:
         why = "; ".join(f"{count} times: {fault}" for fault, count in made["faults"].items())
-        found.append(
+        run["at_reservation"] = (
             f"{made['at_reservation']} call(s) were charged at their reservation, the most they can cost, US$ "
             f"{made['at_reservation_usd']:.4f} in all, because the endpoint's count of tokens cannot be used ({why})"
         )
-    found += _about_replies(made)
-    for name, judge in made["judges"].items():
-        if judge["reason"]:
-            found.append(f"judge {name} is not in the panel: {judge['reason']}")
-    found += measured
-    found += [warning for name, won in made["controls"].items() if (warning := _fooled(name, won))]
+    run |= {f"reply_{at}": told for at, told in enumerate(_about_replies(made))}
     certificate = made["certificate"]
     if certificate is not None and not certificate["certified"]:
-        found.append(f"NOT CERTIFIED: {certificate['reason']}")
+        run["not_certified"] = f"NOT CERTIFIED: {certificate['reason']}"
     if made["simulated_people"]:
-        found.append("the people of this run are simulated: its agreement and win rate show that the machinery works")
+        told = "the people of this run are simulated: its agreement and win rate show that the machinery works"
+        run["simulated"] = told
+    found = [{"about": "run", "name": ANY, "kind": kind, "text": text} for kind, text in run.items()]
+    for name, judge in made["judges"].items():
+        if judge["reason"]:
+            told = f"judge {name} is not in the panel: {judge['reason']}"
+            found.append({"about": "judge", "name": name, "kind": "left_panel", "text": told})
+    found += [{key: str(value) for key, value in row.items()} for row in measured.iter_rows(named=True)]
+    for name, won in made["controls"].items():
+        if told := _fooled(name, won):
+            found.append({"about": "judge", "name": name, "kind": "constant", "text": told})
     return found
+
+
+def rows_there(made: Mapping[str, Any], frame: str) -> int | None:
+    """Rows of *frame* that there are, None where no stage has seen it.
+
+    What later stages read holds imported rows too; what a stage made does not.
+    """
+    found = [row[way][frame] for row in made["rows"].values() for way in ("in", "out") if frame in row[way]]
+    return max(found, default=None)
 
 
 def _about_replies(made: Mapping[str, Any]) -> list[str]:
@@ -175,8 +199,8 @@ def _fooled(judge: str, won: Mapping[str, Any]) -> str | None:
         return None
     worst = max(won["by_control"], key=lambda control: won["by_control"][control]["win_rate"])
     return (
-        f"judge {judge} prefers a constant answer to a real one {won['win_rate']:.0%} of the time "
-        f"[{won['low']:.0%}, {won['high']:.0%}], n = {won['n']}; {worst} wins most"
+        f"judge {judge} prefers a constant answer to a real one {share(won['win_rate'])} of the time "
+        f"({interval(won['low'], won['high'])}, n = {won['n']}); {worst} wins most"
     )
 
 
@@ -205,12 +229,14 @@ def lines(made: Mapping[str, Any], folder: Path) -> list[str]:
         state = "certified" if made["certificate"]["certified"] else "NOT CERTIFIED"
         out.append(f"gate: {state}: {made['certificate']['reason']}")
     if made["win_rate"] is not None:
-        interval = f"[{made['win_rate_low']:.1%}, {made['win_rate_high']:.1%}]"
         out.append(
-            f"win rate of trained over untrained, by {made['decided_by']}: {made['win_rate']:.1%} {interval}, "
-            f"n = {made['n']}"
+            f"win rate of trained over untrained, by {made['decided_by']}: {share(made['win_rate'])} "
+            f"({interval(made['win_rate_low'], made['win_rate_high'])}, n = {made['n']})"
         )
-    out += [f"warning: {warning}" for warning in made["warnings"]]
+    out += [f"warning: {warning}" for warning in made["warned"]["shown"]]
+    if folded := made["warned"]["folded"]:
+        count = sum(len(group["texts"]) for group in folded)
+        out.append(f"{count} more warnings, about {len(folded)} judges or people, stand in the report")
     out.append(f"report: {folder / 'report.html'}")
     return out
 
@@ -219,16 +245,16 @@ def _panel_lines(made: Mapping[str, Any], people: str) -> list[str]:
     """What is known of the judges, of the panel's probabilities, and between which figures to read that."""
     out: list[str] = []
     for name, judge in made["judges"].items():
-        share = _share({**judge, "value": judge["agreement"]}) if judge["n"] else "no labels"
+        agrees = _share({**judge, "value": judge["agreement"]}) if judge["n"] else "no labels"
         place = f"weight {judge['weight']:.2f}" if judge["in_panel"] else f"left the panel: {judge['reason']}"
-        out.append(f"judge {name}: agrees with {people} on {share}; {place}")
+        out.append(f"judge {name}: agrees with {people} on {agrees}; {place}")
     if (found := made["calibration"]) is not None:
         said = f"calibration error (ECE) {found['ece']:.3f}, Brier {found['brier']:.3f}"
         out.append(f"panel: {said} on {found['n']} pairs whose labels fitted nothing")
     for name, won in made["controls"].items():
         if won["win_rate"] is not None:
-            interval = f"[{won['low']:.1%}, {won['high']:.1%}]"
-            out.append(f"judge {name}: constant answers win {won['win_rate']:.1%} {interval} of {won['n']}")
+            between = interval(won["low"], won["high"])
+            out.append(f"judge {name}: constant answers win {share(won['win_rate'])} ({between}) of {won['n']}")
     if made["flags"]:
         counts = ", ".join(f"{count} {flag}" for flag, count in made["flags"].items())
         out.append(f"answers that look written for the judge: {counts}")
@@ -240,7 +266,7 @@ def _panel_lines(made: Mapping[str, Any], people: str) -> list[str]:
 
 
 def _share(found: Mapping[str, Any]) -> str:
-    return f"{found['value']:.1%} [{found['low']:.1%}, {found['high']:.1%}] of {found['n']}"
+    return f"{share(found['value'])} ({interval(found['low'], found['high'])}) of {found['n']}"
 
 
 def write(bench: Workbench) -> dict[str, Any]:

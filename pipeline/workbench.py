@@ -28,7 +28,7 @@ from pipeline.config_file import load, mapping
 from pipeline.contents import by_content
 from pipeline.engines.base import Engine
 from pipeline.errors import ConfigError, StorageError
-from pipeline.progress import Progress, Recorded, Silent
+from pipeline.progress import Progress, Silent, StatusFile
 from pipeline.secrets import register
 from pipeline.store import RunFolder, UndeclaredError
 
@@ -58,7 +58,7 @@ class Workbench:
         self.folder = RunFolder(path)
         self._whole = self.folder
         self.base = base
-        self.progress = Recorded(progress or Silent(), self.folder.write_json)
+        self.progress = StatusFile(progress or Silent(), self.folder.write_json)
         self.source = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         self.planned: dict[str, Any] = {}
         """Shards of the stages that are running, as ``runner.plan`` made them."""

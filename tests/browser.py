@@ -21,12 +21,14 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.patience import patience
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = os.environ.get("JURYBOX_CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
-START_S = 60.0
+START_S = patience(60)
 JURYBOX = (sys.executable, "-m", "jurybox")
 # Chromium itself asks for updates and the like; pages must not.
 QUIET = ("--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-gpu")

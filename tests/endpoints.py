@@ -21,6 +21,8 @@ from typing import Any, NamedTuple, Self
 
 from aiohttp import web
 
+from tests.patience import patience
+
 Body = dict[str, Any]
 DROP, OK = 0, 200
 WORKERS = 32
@@ -130,13 +132,13 @@ class Endpoint:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        if not self._ready.wait(20):
-            raise RuntimeError("the test endpoint did not start within 20 s")
+        if not self._ready.wait(patience(20)):
+            raise RuntimeError("the test endpoint did not start")
         return self
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(20)
+        self._thread.join(patience(20))
         self._workers.shutdown(wait=False, cancel_futures=True)
 
     def _serve(self) -> None:

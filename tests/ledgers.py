@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from pipeline.calls.ledger import Abandon, Busy, Claim, Claimed, Ledger, Operation, Outcome, Recorded, Release, Reply
+from tests.patience import patience
 
-WAIT_S = 20
+WAIT_S = patience(20)
 
 
 def did(ledger: Ledger, operation: Operation) -> Outcome:

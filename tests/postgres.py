@@ -17,9 +17,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import patience
+
 USER = "postgres"
 REQUIRED_ENV = "JURYBOX_REQUIRE_POSTGRES"
-PATIENCE_S = 60
+PATIENCE_S = round(patience(60))
 MOST_CONNECTIONS = 200
 
 

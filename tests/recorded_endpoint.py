@@ -23,12 +23,13 @@ from typing import Any
 import pytest
 
 from tests.endpoints import Body, Endpoint, Reply, chat
+from tests.patience import patience
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("JURYBOX_SHARED_DATA") or ROOT.parent / "shared" / "data")
 SURE = 0.9
 """Probability that a recorded verdict gets where log-probabilities are asked for."""
-PATIENCE_S = 300
+PATIENCE_S = patience(120)
 """A process that takes longer hangs; on an idle machine it takes seconds."""
 UNREADABLE = "Both have their merits, it is hard to say."
 Span = tuple[int, int]

@@ -11,6 +11,7 @@ from dashboard.charts.measured import (
 )
 from dashboard.marks import Kind, Row
 from pipeline import figures
+from pipeline.summary import rows_there
 
 MOST_REASONS = 24
 """Reasons that the chart of drops names; the others are one row."""
@@ -58,11 +59,9 @@ def _steps(summary: Mapping[str, Any]) -> Iterable[tuple[str, int, int]]:
     lost = {stage: sum(reasons.values()) for stage, reasons in dropped.items()}
     kept = 0
     for name, frame, stages in STEPS:
-        # What later stages read holds imported rows too; what a stage made does not.
-        read = [row["in"][frame] for row in rows.values() if frame in row["in"]]
-        made = [row["out"][frame] for row in rows.values() if frame in row["out"]]
-        if read or made:
-            kept = max(read + made)
+        found = rows_there({"rows": rows}, frame)
+        if found is not None:
+            kept = found
             yield name, kept, sum(lost.get(stage, 0) for stage in stages)
     if "export" in rows:
         yield "dataset rows", kept - lost.get("export", 0), lost.get("export", 0)

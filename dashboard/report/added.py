@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from dashboard.charts.base import Shown, panels
-from dashboard.report.sections import SHORT, Section, Table
+from dashboard.report.base import SHORT, Section
+from dashboard.tables import Table
 
 
 def added(run: Shown) -> Iterator[Section]:

@@ -1,7 +1,7 @@
 """report.html: what a run did and how far to trust it, for people. Reads the run's folder, writes that page.
 
 One self-contained file without scripts, under 5 MB whatever the run holds. Everything that came from models, people or
-files is cut to size, made visible and escaped by the template engine. What it shows is in sections.py.
+files is cut to size, made visible and escaped by the template engine. What it shows is in sections.py and judges.py.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,9 +15,11 @@ import polars as pl
 from dashboard.charts import Chart
 from dashboard.charts.base import Shown
 from dashboard.marks import described
-from dashboard.report import drawing, sections
+from dashboard.report import drawing
 from dashboard.report.added import added
-from dashboard.report.sections import Found, Section, Table
+from dashboard.report.base import FRAMES, Found, Section
+from dashboard.report.sections import sections
+from dashboard.tables import Table
 from pipeline import shown, summary
 from pipeline.figures import share
 from pipeline.store import RunFolder
@@ -71,8 +73,8 @@ def write(bench: Workbench) -> dict[str, Any]:
 def page(run: RunFolder, made: Mapping[str, Any]) -> str:
     """report.html of the run in the folder *run* with the summary *made*."""
     training = run.read_json("model/training.json") or {}
-    found = Found(made, {name: run.read(name) for name in sections.FRAMES}, training.get("loss") or [])
-    laid_out = (*sections.sections(found), *added(Shown(made, run.read)))
+    found = Found(made, {name: run.read(name) for name in FRAMES}, training.get("loss") or [])
+    laid_out = (*sections(found), *added(Shown(made, run.read)))
     parts = [(section, [_drawn(part) for part in section.parts]) for section in laid_out]
     texts = {"examples": _examples(run), "duels": _duels(run)}
     written = ""
@@ -97,13 +99,16 @@ def _rendered(found: Found, parts: Parts, texts: Mapping[str, list[Texts]], limi
     from jinja2 import Environment, FileSystemLoader
 
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["share"] = share
     environment.filters["text"] = partial(_visible, limit=limits.text)
     environment.filters["cell"] = partial(_visible, limit=limits.cell)
     environment.filters["line"] = partial(_line, limit=limits.cell)
     return environment.get_template("report.html").render(
         made=found.made,
         people=found.people,
-        warnings=found.made["warnings"][: limits.rows],
+        warned=found.made["warned"],
+        kept=summary.rows_there(found.made, "kept"),
+        pairs=summary.rows_there(found.made, "pairs"),
         sections=list(_laid_out(parts, limits)),
         rows=limits.rows,
         **texts,

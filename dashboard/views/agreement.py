@@ -4,6 +4,7 @@ import polars as pl
 
 from dashboard import charts, parts
 from dashboard.runs import Run
+from pipeline.figures import share
 
 MEASURES = {
     "cohen_kappa": "Cohen's κ: agreement beyond chance",
@@ -16,9 +17,8 @@ FOLLOWED = {"accuracy": "Agreement with people", "first_slot_rate": "First slot 
 MEASURE = "jurybox measure CONFIG"
 
 
-def draw(run: Run, runs: list[Run]) -> None:
+def draw(run: Run, _runs: list[Run]) -> None:
     """Draw the page for *run*."""
-    del runs
     found = run.frame("agreement")
     if found.is_empty():
         parts.missing("This run has not measured agreement yet.", MEASURE)
@@ -62,7 +62,7 @@ def _accuracy(run: Run, found: pl.DataFrame, subset: str) -> None:
         parts.missing("Nobody has labelled pairs of these prompts.", "jurybox queue CONFIG --audit 200 --out FILE")
         return
     parts.note(
-        f"Share of pairs on which a judge sides with {run.people}, ties of {run.people} left out; lines are 95 % "
+        f"Share of pairs on which a judge sides with {run.people}, ties of {run.people} left out; lines are 95% "
         "intervals over whole prompts. The ceiling is how often one person agrees with another, the floor is what "
         "preferring the longer answer would reach. The panel is measured on labels that fitted nothing."
     )
@@ -116,7 +116,7 @@ def _calibration(run: Run) -> None:
         "right as it says. Only labels that fitted nothing are counted.",
     )
     parts.chart(charts.reliability(found))
-    rows = found.with_columns(value="people", about=pl.col("confidence").map_elements(parts.share, pl.String))
+    rows = found.with_columns(value="people", about=pl.col("confidence").map_elements(share, pl.String))
     parts.measured("Calibration", rows, [("about", "the panel's confidence")])
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import polars as pl
 import streamlit as st
 
-from dashboard import charts, parts
+from dashboard import charts, parts, tables
 from dashboard.runs import Run
 
 NUMBERS = ("length_slope", "length_slope_given_people")
@@ -35,15 +35,14 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
 }
 
 
-def draw(run: Run, runs: list[Run]) -> None:
+def draw(run: Run, _runs: list[Run]) -> None:
     """Draw the page for *run*."""
-    del runs
     found = run.frame("bias")
     if found.is_empty():
         parts.missing("This run has not measured its judges yet.", "jurybox measure CONFIG")
     else:
         parts.note(
-            "Estimates with 95 % intervals over whole prompts, and beside each what no bias or what people would show."
+            "Estimates with 95% intervals over whole prompts, and beside each what no bias or what people would show."
         )
         subsets = sorted(found["subset"].unique().to_list(), key=lambda name: (name != "all", name))
         subset = "all"
@@ -82,28 +81,10 @@ def _controls(run: Run) -> None:
     counted = {name: one for name, one in won.items() if one["win_rate"] is not None}
     if not counted:
         return
-    parts.heading(
-        "Constant answers",
-        "Every LM judge also compared real answers with constant ones that deserve to win nothing: flattery, claims of "
-        "authority, forged frames. What they win is what such words would win from the judge.",
-    )
+    parts.heading("Constant answers", tables.CONSTANT)
     parts.chart(charts.controls(counted))
-    rows = [
-        [
-            name,
-            parts.share(one["win_rate"]),
-            parts.interval(one["low"], one["high"]),
-            parts.count(one["n"]),
-            parts.count(one["failures"]),
-            "\n".join(
-                f"{control} {parts.share(by['win_rate'])} of {by['n']}" for control, by in one["by_control"].items()
-            ),
-        ]
-        for name, one in counted.items()
-    ]
-    heads = ["judge", "win rate", "95 % interval", "n", "failed", "by constant answer"]
     with st.expander("The figures: constant answers"):
-        parts.table("What constant answers won", heads, rows, numbers=[1, 2, 3, 4])
+        parts.figures_table(tables.controls(counted))
     flags: dict[str, int] = run.summary.get("flags") or {}
     if flags:
         said = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in flags.items())

@@ -5,6 +5,8 @@ from typing import Any, cast
 
 from dashboard import charts, parts
 from dashboard.runs import Run
+from pipeline.figures import count, interval, precise, share, usd
+from pipeline.summary import rows_there
 
 HIDDEN = ("ledger.url",)
 """Keys whose values are not shown: an address with a password may stand there."""
@@ -79,25 +81,23 @@ def figures(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[list[pa
 def _figures(made: Mapping[str, Any]) -> dict[str, str]:
     if not made:
         return {}
-    found = {name: parts.count(n) for row in made["rows"].values() for name, n in row["out"].items() if name in COUNTED}
+    found = {name: count(n) for name in COUNTED if (n := rows_there(made, name)) is not None}
     for name, judge in made["judges"].items():
-        span = f" ({parts.interval(judge['low'], judge['high'])})" if judge["low"] is not None else ""
-        found[f"agreement of {name}"] = parts.share(judge["agreement"]) + span
-        found[f"weight of {name}"] = parts.number(judge["weight"]) if judge["in_panel"] else "not in the panel"
+        span = f" ({interval(judge['low'], judge['high'])})" if judge["low"] is not None else ""
+        found[f"agreement of {name}"] = share(judge["agreement"]) + span
+        found[f"weight of {name}"] = precise(judge["weight"]) if judge["in_panel"] else "not in the panel"
     certificate = made["certificate"]
     if certificate is not None:
         found["gate"] = "certified" if certificate["certified"] else "not certified"
-        found["target agreement"] = parts.share(certificate["target_agreement"])
-        found["agreement of the kept pairs"] = parts.share(certificate["agreement"])
-        found["its lower bound"] = parts.share(certificate["lower_bound"])
-        found["threshold"] = parts.number(certificate["threshold"])
-    found |= {"calls": parts.count(made["calls"]), "cost": parts.usd(made["cost_usd"])}
+        found["target agreement"] = share(certificate["target_agreement"])
+        found["agreement of the kept pairs"] = share(certificate["agreement"])
+        found["its lower bound"] = share(certificate["lower_bound"])
+        found["threshold"] = precise(certificate["threshold"])
+    found |= {"calls": count(made["calls"]), "cost": usd(made["cost_usd"])}
     if made.get("win_rate") is not None:
-        found["win rate"] = (
-            f"{parts.share(made['win_rate'])} ({parts.interval(made['win_rate_low'], made['win_rate_high'])})"
-        )
+        found["win rate"] = f"{share(made['win_rate'])} ({interval(made['win_rate_low'], made['win_rate_high'])})"
     if made.get("kl") is not None:
-        found["KL"] = parts.number(made["kl"])
+        found["KL"] = precise(made["kl"])
     return found
 
 

@@ -8,16 +8,16 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import charts, parts
+from dashboard import charts, parts, tables
 from dashboard.runs import Run
 from dashboard.views.overview import certified
+from pipeline.figures import NOTHING, count, precise, share
 
 GATE = "jurybox gate CONFIG"
 
 
-def draw(run: Run, runs: list[Run]) -> None:
+def draw(run: Run, _runs: list[Run]) -> None:
     """Draw the page for *run*."""
-    del runs
     certificate = run.json("certificate.json")
     if certificate is None:
         parts.missing("Nothing is certified yet.", GATE)
@@ -32,7 +32,7 @@ def draw(run: Run, runs: list[Run]) -> None:
         )
         parts.chart(charts.gate(certificate))
         with st.expander("Every threshold in figures"):
-            parts.table("Thresholds, strict first", *curve(certificate), numbers=range(7))
+            parts.figures_table(tables.curve(certificate))
     _targets(certificate)
     _more(certificate)
 
@@ -40,46 +40,27 @@ def draw(run: Run, runs: list[Run]) -> None:
 def _figures(run: Run, certificate: Mapping[str, Any]) -> None:
     threshold, coverage = certificate["threshold"], certificate["coverage"]
     candidates = certificate.get("candidates")
-    kept = f"of {parts.count(candidates)} pairs that the selection keeps" if candidates else "of the pairs selected"
+    kept = f"of {count(candidates)} pairs that the selection keeps" if candidates else "of the pairs selected"
     needed = certificate["labels_needed"]
     items = [
         certified(certificate, run.people),
-        ("Coverage", parts.share(coverage), kept),
-        ("Threshold on the margin", parts.number(threshold), "pairs below it are dropped as below_gate"),
+        ("Coverage", share(coverage), kept),
+        ("Threshold on the margin", precise(threshold), "pairs below it are dropped as below_gate"),
         (
             "Labels still needed",
-            parts.NOTHING if needed is None else parts.count(needed),
-            f"about, for a target of {parts.share(certificate['target_agreement'])}" if needed else "for this target",
+            NOTHING if needed is None else count(needed),
+            f"about, for a target of {share(certificate['target_agreement'])}" if needed else "for this target",
         ),
     ]
     parts.figures(items)
     parts.note(
         f"{_sentence(certificate['reason'])} A tie of {run.people} counts one half; without that the agreement is "
-        f"{parts.share(certificate['strict_agreement'])}."
+        f"{share(certificate['strict_agreement'])}."
     )
 
 
 def _sentence(words: str) -> str:
     return f"{words[:1].upper()}{words[1:]}."
-
-
-def curve(certificate: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of the certificate's curve."""
-    heads = ["threshold", "coverage", "agreement", "ties count nothing", "lower bound", "p", "audited", "tested"]
-    rows = [
-        [
-            parts.number(step["threshold"]),
-            parts.share(step["coverage"]),
-            parts.share(step["agreement"]),
-            parts.share(step["strict_agreement"]),
-            parts.share(step["lower_bound"]),
-            parts.number(step["p_value"]),
-            parts.count(step["n_units"]),
-            "yes" if step["tested"] else "no",
-        ]
-        for step in certificate["curve"]
-    ]
-    return heads, rows
 
 
 def _targets(certificate: Mapping[str, Any]) -> None:
@@ -97,25 +78,12 @@ def _targets(certificate: Mapping[str, Any]) -> None:
     parts.html(f'<p aria-live="polite"><strong>{would(at(targets, chosen))}</strong></p>')
     parts.note(
         "A target picked after looking at these labels is a plan, not a certificate: what counts is the target of the "
-        f"config, {parts.share(certificate['target_agreement'])}. To adopt another, set gate.target_agreement and "
+        f"config, {share(certificate['target_agreement'])}. To adopt another, set gate.target_agreement and "
         "audit new prompts."
     )
     parts.chart(charts.targets(certificate, chosen))
     with st.expander("Every target in figures"):
-        heads = ["target", "coverage", "threshold", "agreement", "lower bound", "audited", "labels needed"]
-        rows = [
-            [
-                parts.share(one["target"]),
-                parts.share(one["coverage"]),
-                parts.number(one["threshold"]),
-                parts.share(one["agreement"]),
-                parts.share(one["lower_bound"]),
-                parts.count(one["n_units"]),
-                parts.count(one["labels_needed"]),
-            ]
-            for one in targets
-        ]
-        parts.table("Targets", heads, rows, numbers=range(7))
+        parts.figures_table(tables.targets(certificate))
 
 
 def at(targets: Sequence[Mapping[str, Any]], chosen: float) -> Mapping[str, Any]:
@@ -128,9 +96,9 @@ def would(one: Mapping[str, Any]) -> str:
     target = f"{one['target']:.0%}"
     if one["certified"]:
         return (
-            f"A target of {target} would have kept {parts.share(one['coverage'])} of the pairs: agreement "
-            f"{parts.share(one['agreement'])}, at least {parts.share(one['lower_bound'])}, threshold "
-            f"{parts.number(one['threshold'])}."
+            f"A target of {target} would have kept {share(one['coverage'])} of the pairs: agreement "
+            f"{share(one['agreement'])}, at least {share(one['lower_bound'])}, threshold "
+            f"{precise(one['threshold'])}."
         )
     needed = one["labels_needed"]
     more = f"about {needed:,} more labels could" if needed else "no number of labels like these would"
@@ -148,5 +116,4 @@ def _more(certificate: Mapping[str, Any]) -> None:
     )
     parts.chart(charts.more_labels(certificate))
     with st.expander("More labels in figures"):
-        rows = [[f"+{one['labels']:,}", parts.share(one["coverage"]), parts.number(one["threshold"])] for one in more]
-        parts.table("More labels", ["labels", "coverage", "threshold"], rows, numbers=range(3))
+        parts.figures_table(tables.more_labels(certificate))

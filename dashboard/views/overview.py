@@ -5,10 +5,12 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import charts, parts
+from dashboard import charts, parts, tables
 from dashboard.runs import Run
 from dashboard.text import markdown
 from pipeline.errors import StorageError
+from pipeline.figures import NOTHING, count, interval, share, usd
+from pipeline.summary import rows_there
 
 RUN = "jurybox run CONFIG"
 STEPS = ("prompts", "samples", "pairs", "judgments", "verdicts", "kept")
@@ -26,9 +28,7 @@ def draw(run: Run, runs: list[Run]) -> None:
         _begun(run)
     else:
         parts.figures(figures(made, run.people))
-        if made["warnings"]:
-            parts.heading("Warnings")
-            parts.warnings(made["warnings"])
+        _warnings(made["warned"])
         _funnel(made)
         _spent(made)
     if len(runs) > 1:
@@ -38,16 +38,16 @@ def draw(run: Run, runs: list[Run]) -> None:
 
 def figures(made: Mapping[str, Any], people: str) -> list[tuple[str, str, str]]:
     """The few figures that tell a run: name, value, what stands beside it."""
-    # What was imported, no stage put out; those that read it know how much it was.
-    rows = {name: n for way in ("in", "out") for row in made["rows"].values() for name, n in row[way].items()}
-    of = f"of {parts.count(rows['pairs'])} pairs" if "pairs" in rows else "no pairs yet"
-    items = [("Pairs in the dataset", parts.count(rows.get("kept")), of), certified(made["certificate"], people)]
+    pairs = rows_there(made, "pairs")
+    of = "no pairs yet" if pairs is None else f"of {count(pairs)} pairs"
+    kept = count(rows_there(made, "kept"))
+    items = [("Pairs in the dataset", kept, of), certified(made["certificate"], people)]
     if made.get("win_rate") is not None:
-        span = parts.interval(made["win_rate_low"], made["win_rate_high"])
+        span = interval(made["win_rate_low"], made["win_rate_high"])
         about = f"{span}, n = {made['n']}, by {made['decided_by']}"
-        items.append(("Win rate over the untrained model", parts.share(made["win_rate"]), about))
-    about = f"{parts.count(made['calls'])} calls in {duration(made['seconds'])}"
-    items.append(("Cost", parts.usd(made["cost_usd"]), about))
+        items.append(("Win rate over the untrained model", share(made["win_rate"]), about))
+    about = f"{count(made['calls'])} calls in {duration(made['seconds'])}"
+    items.append(("Cost", usd(made["cost_usd"]), about))
     return items
 
 
@@ -55,15 +55,15 @@ def certified(certificate: Mapping[str, Any] | None, people: str) -> tuple[str, 
     """The certificate as a figure: agreement and its lower bound, or why there is none."""
     name = f"Agreement with {people}"
     if certificate is None:
-        return name, parts.NOTHING, "the gate has not run"
+        return name, NOTHING, "the gate has not run"
     if not certificate["certified"]:
         return name, "Not certified", certificate["reason"]
-    confidence = parts.share(1 - certificate["delta"])
+    confidence = share(1 - certificate["delta"])
     about = (
-        f"certified: at least {parts.share(certificate['lower_bound'])} at confidence {confidence}, "
-        f"n = {certificate['n_units']} {certificate['unit']}s; target {parts.share(certificate['target_agreement'])}"
+        f"certified: at least {share(certificate['lower_bound'])} at confidence {confidence}, "
+        f"n = {certificate['n_units']} {certificate['unit']}s; target {share(certificate['target_agreement'])}"
     )
-    return name, parts.share(certificate["agreement"]), about
+    return name, share(certificate["agreement"]), about
 
 
 def duration(seconds: float) -> str:
@@ -74,12 +74,28 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
+def _warnings(warned: Mapping[str, Any]) -> None:
+    """The worst of each judge, and the rest folded: who opens this page looks for the way beneath them."""
+    if not warned["shown"]:
+        return
+    parts.heading("Warnings")
+    parts.warnings(warned["shown"])
+    if warned["folded"]:
+        count = sum(len(group["texts"]) for group in warned["folded"])
+        with st.expander(f"{count} more warnings"):
+            for group in warned["folded"]:
+                parts.small_heading(group["who"])
+                parts.warnings(group["texts"])
+
+
 def _begun(run: Run) -> None:
     """What there is of a run that has not come to its summary."""
     stages = (run.json("manifest.json") or {"stages": {}})["stages"]
     parts.note("This run has only begun; figures follow when its first command has ended.")
     if stages:
-        rows = [[name, _counts(row["rows_out"]), f"{row['seconds']:.1f} s"] for name, row in stages.items()]
+        rows = [
+            [name, tables.counts(row["rows_out"]) or NOTHING, f"{row['seconds']:.1f} s"] for name, row in stages.items()
+        ]
         parts.table("Stages done so far", ["stage", "made", "time"], rows, numbers=[2])
 
 
@@ -87,46 +103,23 @@ def _funnel(made: Mapping[str, Any]) -> None:
     parts.heading("From prompts to dataset")
     parts.chart(charts.funnel(made))
     with st.expander("Every stage in figures"):
-        rows = [
-            [
-                name,
-                _counts(row["in"]),
-                _counts(row["out"]),
-                _counts(made["dropped"].get(name, {})),
-                f"{made['stage_seconds'][name]:.1f} s",
-            ]
-            for name, row in made["rows"].items()
-        ]
-        parts.table("Rows in and out of every stage", ["stage", "in", "out", "dropped", "time"], rows, numbers=[4])
+        parts.figures_table(tables.stages(made))
     if made["dropped"]:
         parts.heading("Dropped, and why")
         parts.chart(charts.drops(made))
         with st.expander("Every reason in figures"):
-            rows = [[stage, why, parts.count(n)] for stage, all_ in made["dropped"].items() for why, n in all_.items()]
+            rows = [[stage, why, count(n)] for stage, all_ in made["dropped"].items() for why, n in all_.items()]
             parts.table("Drops by stage and reason", ["stage", "reason", "rows"], rows, numbers=[2])
 
 
 def _spent(made: Mapping[str, Any]) -> None:
     parts.heading("Calls and cost")
-    spent = made.get("spent")
-    if not spent:
+    if not made.get("spent"):
         parts.missing("What each judge spent is not in this run's summary.", "jurybox report CONFIG")
         return
     parts.chart(charts.spent(made))
     with st.expander("Every judge and generator in figures"):
-        heads = ["by", "calls", "cost", "tokens read", "of those cached", "tokens written"]
-        rows = [
-            [
-                name,
-                parts.count(one["calls"]),
-                parts.usd(one["cost_usd"]),
-                parts.count(one["prompt_tokens"]),
-                parts.count(one["cached_tokens"]),
-                parts.count(one["completion_tokens"]),
-            ]
-            for name, one in spent.items()
-        ]
-        parts.table("Calls and cost", heads, rows, numbers=range(1, 6))
+        parts.figures_table(tables.spent(made))
 
 
 def _runs(runs: list[Run]) -> None:
@@ -140,14 +133,9 @@ def row(run: Run) -> list[parts.Cell]:
     try:
         made = run.summary
     except StorageError:
-        return [name, parts.NOTHING, "its summary cannot be read", parts.NOTHING, parts.NOTHING]
+        return [name, NOTHING, "its summary cannot be read", NOTHING, NOTHING]
     certificate = made.get("certificate")
-    state = parts.NOTHING if certificate is None else "certified" if certificate["certified"] else "not certified"
+    state = NOTHING if certificate is None else "certified" if certificate["certified"] else "not certified"
     kept = made.get("rows", {}).get("select", {}).get("out", {}).get("kept")
     won = made.get("win_rate")
-    share = parts.share(won) if isinstance(won, float) else parts.NOTHING
-    return [name, parts.count(kept), state, share, parts.usd(made.get("cost_usd"))]
-
-
-def _counts(counts: Mapping[str, int]) -> str:
-    return "\n".join(f"{parts.count(n)} {name}" for name, n in counts.items()) or parts.NOTHING
+    return [name, count(kept), state, share(won if isinstance(won, float) else None), usd(made.get("cost_usd"))]

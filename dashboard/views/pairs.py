@@ -10,11 +10,11 @@ import streamlit as st
 from dashboard import lookup, parts, reading
 from dashboard.lookup import ALL, Filters, Found
 from dashboard.runs import Run
+from pipeline.figures import precise, share
 
 
-def draw(run: Run, runs: list[Run]) -> None:
+def draw(run: Run, _runs: list[Run]) -> None:
     """Draw the page for *run*: a list, or the pair or call that the address names."""
-    del runs
     if not run.folder.parts("pairs"):
         parts.missing("This run has no pairs yet.", "jurybox pair CONFIG")
         return
@@ -45,8 +45,8 @@ def _list(run: Run) -> None:
             row["prompt"],
             row["one"],
             row["other"],
-            parts.number(row["margin"]),
-            parts.share(row["agreement"]),
+            precise(row["margin"]),
+            share(row["agreement"]),
             row["outcome"].replace("_", " "),
         ]
         for row in lookup.page(run, found, number)

@@ -5,8 +5,9 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import charts, parts
+from dashboard import charts, parts, tables
 from dashboard.runs import Run
+from pipeline.figures import count, interval, precise, share
 
 CURVES = {"loss": "Loss", "reward_accuracy": "Reward accuracy", "reward_margin": "Reward margin"}
 
@@ -29,19 +30,19 @@ def figures(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """The evaluation's figures: name, value, what stands beside it."""
     items: list[tuple[str, str, str]] = []
     if found.get("win_rate") is not None:
-        span = parts.interval(found["win_rate_low"], found["win_rate_high"])
+        span = interval(found["win_rate_low"], found["win_rate_high"])
         about = f"{span}, n = {found['n']}, by {found.get('decided_by') or 'nobody'}"
-        items.append(("Win rate over the untrained model", parts.share(found["win_rate"]), about))
+        items.append(("Win rate over the untrained model", share(found["win_rate"]), about))
     if found.get("panel_win_rate") is not None:
         about = "the panel made the data, so this is no proof"
-        items.append(("Win rate by the panel", parts.share(found["panel_win_rate"]), about))
+        items.append(("Win rate by the panel", share(found["panel_win_rate"]), about))
     if found.get("verifier"):
-        before, after = (parts.share(found["verifier"][when]) for when in ("before", "after"))
+        before, after = (share(found["verifier"][when]) for when in ("before", "after"))
         items.append(("Verifier's pass rate", after, f"untrained {before}, n = {found['verifier']['n']}"))
     if found.get("kl") is not None:
         items.append(("KL from the untrained model", f"{found['kl']:.2f}", f"nats an answer, n = {found.get('kl_n')}"))
     if found.get("reward_accuracy") is not None:
-        items.append(("Reward accuracy", parts.share(found["reward_accuracy"]), "on the test split"))
+        items.append(("Reward accuracy", share(found["reward_accuracy"]), "on the test split"))
     return items
 
 
@@ -66,7 +67,7 @@ def _history(trained: Mapping[str, Any] | None) -> None:
             parts.chart(charts.training(history, name))
     with st.expander("Every step in figures"):
         heads = ["step", *(CURVES[name].lower() for name in there)]
-        rows_ = [[parts.count(step["step"]), *(parts.number(step.get(name)) for name in there)] for step in history]
+        rows_ = [[count(step["step"]), *(precise(step.get(name)) for name in there)] for step in history]
         parts.table("Training", heads, thinned(rows_), numbers=range(len(heads)))
 
 
@@ -101,14 +102,14 @@ def _frontier(runs: list[Run]) -> None:
     )
     parts.chart(charts.frontier(points))
     with st.expander("Every run in figures"):
-        heads = ["run", "KL, nats an answer", "win rate", "95 % interval", "n"]
+        heads = ["run", "KL, nats an answer", "win rate", "95% interval", "n"]
         rows = [
             [
                 one["name"],
-                parts.number(one["kl"]),
-                parts.share(one["win_rate"]),
-                parts.interval(one["low"], one["high"]),
-                parts.count(one["n"]),
+                precise(one["kl"]),
+                share(one["win_rate"]),
+                interval(one["low"], one["high"]),
+                count(one["n"]),
             ]
             for one in points
         ]
@@ -134,11 +135,5 @@ def _margins(run: Run) -> None:
         "Margins of the verdicts", "What the dataset is made of: verdicts by margin, those kept and those dropped."
     )
     parts.chart(charts.margins(run.summary))
-    made = run.summary["margins"]
     with st.expander("Every bin in figures"):
-        edges = made["edges"]
-        rows = [
-            [f"{low:.2f} to {high:.2f}", parts.count(kept), parts.count(dropped)]
-            for low, high, kept, dropped in zip(edges[:-1], edges[1:], made["kept"], made["dropped"], strict=True)
-        ]
-        parts.table("Verdicts by margin", ["margin", "kept", "dropped"], rows, numbers=[1, 2])
+        parts.figures_table(tables.margins(run.summary))

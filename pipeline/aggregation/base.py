@@ -1,5 +1,6 @@
 """What aggregations speak. Pure. A kind is one file in this folder that defines ``<Kind>Aggregation``."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -41,6 +42,23 @@ class Aggregation(Protocol):
             labelled: pair_id -> people's mean preference for a in [0, 1], `fit` labels only.
         """
         ...
+
+
+class Unlabelled(ABC):
+    """An :class:`Aggregation` that looks at no label."""
+
+    needs_labels = False
+
+    def __init__(self, options: AggregateConfig | None = None) -> None:
+        self.options = options or AggregateConfig()
+
+    def fit_predict(self, votes: Votes, _labelled: Mapping[str, float]) -> Fitted:
+        """See Aggregation."""
+        return self.predict(votes)
+
+    @abstractmethod
+    def predict(self, votes: Votes) -> Fitted:
+        """Probabilities for every pair."""
 
 
 def mean_vote(votes: Array, weights: Array | None = None) -> Array:

@@ -16,12 +16,8 @@ mean win probability.
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from pipeline.arrays import in_blocks
-
-Array = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
+from pipeline.arrays import Array, Integers, in_blocks
 
 RIDGE = 0.1
 """Prior variance of a score: 10 square nats, so that a certain win over an equal stays a few nats."""

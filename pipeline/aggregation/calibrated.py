@@ -30,12 +30,11 @@ from pipeline.aggregation.transitivity import smoothed
 from pipeline.aggregation.votes import Votes
 from pipeline.arrays import Array, Integers, in_blocks, numbered
 from pipeline.config import AggregateConfig
+from pipeline.frames import LONGEST_RATIO
 
 COMMON_SCALE = 3.0
 RIDGE_COMMON, RIDGE_TRANSITIVE, RIDGE_LENGTH = 0.05, 0.3, 0.1
 RIDGES_JUDGE = (1.5, 3.0, 6.0, 12.0)
-LONGEST_RATIO = 3.0
-"""abs(z) is cut here, so that an empty-looking answer cannot decide alone."""
 INTRACLASS = 0.4
 """Correlation of the labels of one prompt that the design effect assumes."""
 OPTIMIZE: Any = scipy.optimize
@@ -195,7 +194,7 @@ def fit(
 
 
 def standard_length(length: Array, scale: float) -> Array:
-    """z: the log length ratio in units of *scale*, cut at 3."""
+    """z: the log length ratio in units of *scale*, cut at LONGEST_RATIO."""
     return np.clip(length / scale, -LONGEST_RATIO, LONGEST_RATIO)
 
 

@@ -5,31 +5,22 @@ c = 1/2 and next to no weight. A judge that never saw both orders is taken for a
 The result is a weighted share of votes, not validated against people.
 """
 
-from collections.abc import Mapping
-
 import numpy as np
 
-from pipeline.aggregation.base import Fitted, mean_vote
+from pipeline.aggregation.base import Fitted, Unlabelled, mean_vote
 from pipeline.aggregation.votes import Votes
 from pipeline.arrays import Array
-from pipeline.config import AggregateConfig
 
 POWER = 3
 LEAST = 0.05
 """Nobody's weight is zero, so that a panel of position-biased judges still decides."""
 
 
-class ConsistencyAggregation:
+class ConsistencyAggregation(Unlabelled):
     """p_a = (1 + weighted mean vote) / 2."""
 
-    needs_labels = False
-
-    def __init__(self, options: AggregateConfig | None = None) -> None:
-        del options
-
-    def fit_predict(self, votes: Votes, labelled: Mapping[str, float]) -> Fitted:
-        """See Aggregation; labels are not looked at."""
-        del labelled
+    def predict(self, votes: Votes) -> Fitted:
+        """See Unlabelled."""
         weights = prior_weights(votes)
         share = (1 + mean_vote(votes.votes, weights)) / 2
         return Fitted(share, share, {judge: float(one) for judge, one in zip(votes.judges, weights, strict=True)})

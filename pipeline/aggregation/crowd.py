@@ -2,18 +2,37 @@
 
 Each judge is a worker and each pair a task, labelled with the side of the judge's mean vote; a tied vote is no label.
 Every pair is given twice, the second time with a and b exchanged and every vote turned, and the two answers are
-averaged: so the names a and b mean nothing, which these models do not know by themselves.
+averaged: so the names a and b mean nothing, which these models do not know by themselves. Judges that share a bias look
+alike and EM converges on what they share, so these are for comparison: the result is not validated against people.
 """
 
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from pipeline.aggregation.base import Fitted
+from pipeline.aggregation.base import Fitted, Unlabelled
 from pipeline.aggregation.votes import Votes
 from pipeline.arrays import Array
 from pipeline.errors import ConfigError
+
+ITERATIONS = 100
+
+
+class CrowdKit(Unlabelled):
+    """An aggregation by one of crowd-kit's models."""
+
+    model: ClassVar[str]
+    """Its class in ``crowdkit.aggregation``."""
+    skill: ClassVar[str]
+    """What it calls the number that it has for each judge."""
+    settings: ClassVar[dict[str, Any]] = {}
+    """Arguments of the class beside the number of iterations."""
+
+    def predict(self, votes: Votes) -> Fitted:
+        """See Unlabelled."""
+        model = getattr(crowd_kit(), self.model)(n_iter=ITERATIONS, **self.settings)
+        return fitted(model, votes, self.skill)
 
 
 def crowd_kit() -> Any:

@@ -1,4 +1,4 @@
-"""How many tokens a text has, without the model's tokenizer: an estimate for plans and rate limits. Pure.
+"""How many tokens a text has, without the model's tokenizer: an estimate for plans. Pure.
 
 Byte-pair tokenizers of large models cut a text into words with their leading space, runs of digits and of punctuation,
 and give a common word one token. The estimate follows that cut: a word of up to seven ASCII letters is one token, and

@@ -49,6 +49,7 @@ def check(bench: Workbench) -> list[str]:
         EndpointError: an endpoint does not answer, refuses the key, or does not take what the run will ask.
         BudgetError: the calls of the check do not fit the budget.
     """
+    from pipeline.commands.imports import refuse_judges_of_two_kinds
     from pipeline.labels import queues as labelling
     from pipeline.stages import judge, load
 
@@ -60,6 +61,7 @@ def check(bench: Workbench) -> list[str]:
     if config.labels.path is not None and not config.labels.path.is_file():
         raise ConfigError(f"labels.path {config.labels.path} does not exist; correct it or remove it")
     labelling.guidelines(config.labels)
+    refuse_judges_of_two_kinds(bench)
     for kind in config.export:
         discovery.find("pipeline.exports", kind, "export", bench.base)
     for options in config.judges:

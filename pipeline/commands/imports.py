@@ -14,8 +14,9 @@ from typing import cast
 import polars as pl
 
 from pipeline import ids, schemas
-from pipeline.comparison import Names, orientation
-from pipeline.errors import DataError, InputError
+from pipeline.comparison import OTHER_ORDER, Names, orientation
+from pipeline.config import Config
+from pipeline.errors import ConfigError, DataError, InputError
 from pipeline.importers.base import Batch, Conversation, JudgmentRow, Kind, PairRow, Refused, SampleRow
 from pipeline.importers.reading.seat import read, why_nothing
 from pipeline.importers.reading.tables import Source
@@ -25,7 +26,6 @@ from pipeline.stages.labels import labels
 from pipeline.workbench import Workbench
 
 KINDS = ("prompts", "samples", "pairs", "judgments", "labels")
-SWAPPED = {"ab": "ba", "ba": "ab"}
 Frames = dict[str, pl.DataFrame]
 
 
@@ -89,7 +89,7 @@ class _Run:
     """What the run holds besides the part that is about to be written, so that importing twice adds nothing."""
 
     def __init__(self, bench: Workbench, shard: str) -> None:
-        self.folder, self.shard = bench.folder, shard
+        self.folder, self.shard, self.config = bench.folder, shard, bench.config
         there = self.rows("pairs", ("pair_id", "external_id", "external_flipped"))
         self.has_pairs = not there.is_empty()
         self.names: Names = orientation(there, self.rows("aliases", ("external_id", "pair_id", "flipped")))
@@ -136,11 +136,40 @@ def _frames(known: _Run, kind: Kind, batch: Batch, path: Path) -> tuple[Frames, 
     if batch.judgments:
         there = cast("set[tuple[str, str, str]]", known.keys("judgments"))
         frames["judgments"], unusable = judgments(batch.judgments, names, there)
+        refuse_shared_names(known.config, frames["judgments"]["judge"], str(path))
         _note(refused, unusable)
     if batch.labels:
         frames["labels"], unusable = labels(batch.labels, names, cast("set[tuple[str, str]]", known.keys("labels")))
         _note(refused, unusable)
     return frames, refused
+
+
+def refuse_shared_names(config: Config, imported: pl.Series, where: str) -> None:
+    """A name is one judge: the votes of two would be counted as one judge's, and its second vote on a pair lost.
+
+    Raises:
+        ConfigError: a judge of the config has the name of one whose judgments are *imported* from *where*.
+    """
+    shared = sorted({judge.name for judge in config.judges} & set(imported.unique()))
+    if shared:
+        names = ", ".join(repr(name) for name in shared)
+        raise ConfigError(
+            f"{where} holds judgments of {names}, and the config has a judge of that name; give the config's another "
+            "name, or leave it out where the imported judgments are to count"
+        )
+
+
+def refuse_judges_of_two_kinds(bench: Workbench) -> None:
+    """Look for judges of the config among those whose judgments were imported before.
+
+    Raises:
+        ConfigError: see :func:`refuse_shared_names`.
+    """
+    parts = bench.folder.path.joinpath("judgments").glob("part-import-*.parquet") if bench.config.judges else ()
+    for part in sorted(parts):
+        names = pl.scan_parquet(part).select(pl.col("judge").unique()).collect(engine="streaming")["judge"]
+        notes = bench.folder.notes("judgments", "import", part.stem.removeprefix("part-import-"))
+        refuse_shared_names(bench.config, names, f"the imported file {notes.get('source', part.name)}")
 
 
 def _of_usable(batch: Batch, kind: Kind) -> Batch:
@@ -331,7 +360,7 @@ def judgments(
             continue
         key, flipped = named[row.pair]
         # Answers that were judged one by one were seen in no order.
-        order = "ab" if row.order is None else SWAPPED[row.order] if flipped else row.order
+        order = "ab" if row.order is None else OTHER_ORDER[row.order] if flipped else row.order
         if (key, row.judge, order) in made or (key, row.judge, order) in there:
             refused.add(name, "repeated", row.where)
             continue

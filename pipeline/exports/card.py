@@ -14,6 +14,7 @@ from typing import Any, cast
 import polars as pl
 import yaml
 
+from pipeline.figures import number, share
 from pipeline.ids import HALF
 from pipeline.schemas import ORDER
 from pipeline.shown import escaped, plain
@@ -218,7 +219,7 @@ def _win_rate(evaluation: Mapping[str, Any] | None) -> str:
     if not isinstance(found.get("win_rate"), int | float):
         return "It has not been compared with its base model."
     return (
-        f"Win rate over its base model on held-out prompts: {_percent(found['win_rate'])} (95 % interval "
+        f"Win rate over its base model on held-out prompts: {_percent(found['win_rate'])} (95% interval "
         f"{_percent(found.get('win_rate_low'))} to {_percent(found.get('win_rate_high'))}, "
         f"n = {found.get('n', 'unknown')})."
     )
@@ -320,7 +321,7 @@ def _judges(panel: Mapping[str, Any] | None) -> list[str]:
     who = "simulated people" if labels.get("simulated") else "people"
     columns = (
         "judge",
-        f"agreement with {who} (95 % interval)",
+        f"agreement with {who} (95% interval)",
         "weight",
         "in the panel",
         "same verdict when swapped",
@@ -386,7 +387,8 @@ def _licence_words(licence: str) -> str:
 
 
 def _percent(value: object) -> str:
-    return f"{100 * value:.1f} %" if isinstance(value, int | float) else "unknown"
+    found = number(value)
+    return "unknown" if found is None else share(found)
 
 
 def _number(value: object) -> str:

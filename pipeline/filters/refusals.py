@@ -1,11 +1,10 @@
-"""How alike two texts are, whether a text is a refusal, which language it is in. Reads its own pattern file only."""
+"""Whether a text is a refusal. Reads its own pattern file only."""
 
 from functools import cache
 from pathlib import Path
 
 import polars as pl
 
-WORDS = 3
 PATTERNS = Path(__file__).with_name("refusals.txt")
 OPENING = 200
 """Characters in which a refusal shows itself."""

@@ -1,35 +1,71 @@
 """How alike two texts are: near-duplicate prompts, near-identical answers. Touches nothing."""
 
+import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
 
-from pipeline.filters.refusals import WORDS
-
+WORDS = 3
 PERMUTATIONS = 128
+SEED = 1
+SURE = 0.999
+"""Probability, at least, with which two texts as alike as asked for share a band of the index."""
+DOUBT = 4 * math.sqrt(0.25 / PERMUTATIONS)
+"""Four standard errors of a similarity estimated from two sketches, at most."""
+BATCH = 10_000
+"""Texts whose grams are held at once."""
 
-STRICTEST_INDEX = 0.9
-"""The index cannot be built for 1; it only proposes, and what it proposes is compared."""
 
+def near_duplicate_ids(texts: Mapping[str, str], threshold: float) -> list[str]:
+    """Ids whose text is similar to one with a smaller id that is kept.
 
-def near_duplicate_ids(rows: dict[str, dict[str, object]], threshold: float) -> list[str]:
-    """Ids similar to one with a smaller id that is kept: MinHash LSH over word 3-grams (Broder 1997)."""
-    from datasketch import MinHash, MinHashLSH
+    Similarity is :func:`jaccard`. An index of sketches (MinHash with locality-sensitive hashing, Broder 1997) proposes,
+    and misses a pair with a probability of one in a thousand; what it proposes is compared gram by gram.
 
-    index: Any = MinHashLSH(threshold=min(threshold, STRICTEST_INDEX), num_perm=PERMUTATIONS)
-    signatures: dict[str, Any] = {}
+    Args:
+        texts: id -> text.
+        threshold: in (0, 1]; a text that is as similar as this goes.
+    """
+    import rensa
+
+    library: Any = rensa
+    keys = sorted(texts)
+    index: Any = library.RMinHashLSH(threshold=threshold, num_perm=PERMUTATIONS, num_bands=bands(threshold))
+    sketches: list[Any] = []
     dropped: list[str] = []
-    for key in sorted(rows):
-        words = re.findall(r"\w+", str(rows[key]["messages"]).lower())
-        signature: Any = MinHash(num_perm=PERMUTATIONS)
-        signature.update_batch([" ".join(words[at : at + 3]).encode() for at in range(max(len(words) - 2, 1))])
-        if any(signature.jaccard(signatures[other]) >= threshold for other in index.query(signature)):
-            dropped.append(key)
-        else:
-            index.insert(key, signature)
-            signatures[key] = signature
+    for start in range(0, len(keys), BATCH):
+        batch = [list(grams(texts[key])) for key in keys[start : start + BATCH]]
+        sketches += library.RMinHash.from_token_sets(batch, num_perm=PERMUTATIONS, seed=SEED)
+        for at in range(start, len(sketches)):
+            sketch = sketches[at]
+            near = (other for other in index.query(sketch) if sketch.jaccard(sketches[other]) >= threshold - DOUBT)
+            if any(_alike(texts[keys[at]], texts[keys[other]]) >= threshold for other in near):
+                dropped.append(keys[at])
+            else:
+                index.insert(at, sketch)
     return dropped
+
+
+def bands(threshold: float) -> int:
+    """The fewest bands of equally many permutations of which two texts so alike share one as good as surely.
+
+    Of b bands of r permutations two texts of similarity s share one with probability 1 - (1 - s^r)^b.
+    """
+    numbers = (PERMUTATIONS // rows for rows in (64, 32, 16, 8, 4, 2, 1))
+    return next((b for b in numbers if 1 - (1 - threshold ** (PERMUTATIONS // b)) ** b >= SURE), PERMUTATIONS)
+
+
+def grams(text: str) -> set[str]:
+    """The word 3-grams of a text; see :func:`jaccard`."""
+    words = re.findall(r"\w+", text.lower())
+    return {" ".join(words[at : at + WORDS]) for at in range(max(len(words) - WORDS + 1, 1))}
+
+
+def _alike(one: str, other: str) -> float:
+    first, second = grams(one), grams(other)
+    return len(first & second) / len(first | second)
 
 
 def jaccard(one: pl.Series, other: pl.Series) -> pl.Series:

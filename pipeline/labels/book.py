@@ -10,7 +10,6 @@ A pair is *claimed* by whoever sees it. Claims of a browser that is gone expire;
 
 import threading
 import time
-import unicodedata
 from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,95 +19,41 @@ from typing import Any, Literal
 
 import polars as pl
 import sqlalchemy as sa
-from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline import ids, schemas
 from pipeline.errors import InputError, StorageError
 from pipeline.frames import given_by_people
-from pipeline.schemas import ANY, GOLD, LONGER, PANEL, PEOPLE
+from pipeline.labels.tables import (
+    CLAIMS,
+    COLUMNS,
+    COUNT_LABELS,
+    COUNT_OPEN,
+    ELSEWHERE,
+    FIRST_NEW,
+    FIRST_SKIPPED,
+    IS_OPEN,
+    LABELLED,
+    METADATA,
+    OPEN_GOLD,
+    SKIPPED,
+    TASKS,
+    UNDONE,
+    VERSION,
+    engine_of,
+)
 from pipeline.store import slice_digest
 
 FILE = "labelbook.sqlite"
 """Its name in the run's folder."""
-VERSION = 1
 CLAIM_S = 600.0
 """A claim that nobody renewed for so long, s, is free."""
 GOLD_SHARE = 0.1
 """Share of the items that are gold ones, while there are any; where they come is drawn for each person."""
-LONGEST_NAME = 100
-RESERVED = frozenset({ANY, GOLD, LONGER, PANEL, PEOPLE})
-"""Names that stand for something else in the run's frames."""
-
 Label = Literal["a", "b", "tie"]
 Queue = Literal["audit", "active", "gold"]
 LABELS = ("a", "b", "tie")
 QUEUES = ("audit", "active", "gold")
-
-METADATA = sa.MetaData()
-REAL: Any = sa.Double
-TASKS = sa.Table(
-    "tasks",
-    METADATA,
-    sa.Column("pair_id", sa.String(32), primary_key=True),
-    sa.Column("queue", sa.String(6), primary_key=True),
-    sa.Column("rank", sa.Integer, nullable=False),
-    sa.Column("inclusion_prob", REAL, nullable=False),
-    sa.Column("each", sa.Integer, nullable=False),
-    sa.Index("tasks_in_order", "queue", "rank"),
-)
-OPINION: tuple[tuple[str, Any], ...] = (
-    ("pair_id", sa.String(32)),
-    ("annotator", sa.String(LONGEST_NAME)),
-    ("label", sa.String(3)),
-    ("queue", sa.String(6)),
-    ("inclusion_prob", REAL),
-    ("seconds", REAL),
-    ("labelled_at", sa.String(32)),
-    ("left", sa.String(1)),
-)
-LABELLED = sa.Table(
-    "labels",
-    METADATA,
-    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
-    *(sa.Column(name, kind, nullable=name == "seconds") for name, kind in OPINION),
-    sa.UniqueConstraint("pair_id", "annotator"),
-    sa.Index("labels_of_person", "annotator", "number"),
-    sqlite_autoincrement=True,
-)
-UNDONE = sa.Table(
-    "undone",
-    METADATA,
-    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
-    *(sa.Column(name, kind, nullable=name == "seconds") for name, kind in OPINION),
-    sa.Column("undone_at", sa.String(32), nullable=False),
-)
-CLAIMS = sa.Table(
-    "claims",
-    METADATA,
-    sa.Column("annotator", sa.String(LONGEST_NAME), primary_key=True),
-    sa.Column("pair_id", sa.String(32), nullable=False, index=True),
-    sa.Column("queue", sa.String(6), nullable=False),
-    sa.Column("asked", sa.String(6), nullable=False),
-    sa.Column("since", REAL, nullable=False),
-    sa.Column("shown_at", REAL, nullable=False),
-)
-SKIPPED = sa.Table(
-    "skipped",
-    METADATA,
-    sa.Column("pair_id", sa.String(32), primary_key=True),
-    sa.Column("annotator", sa.String(LONGEST_NAME), primary_key=True),
-    sa.Column("times", sa.Integer, nullable=False),
-    sa.Column("skipped_at", REAL, nullable=False),
-)
-ELSEWHERE = sa.Table(
-    "elsewhere",
-    METADATA,
-    sa.Column("pair_id", sa.String(32), primary_key=True),
-    sa.Column("annotator", sa.Text, primary_key=True),
-    sa.Column("queue", sa.String(6), nullable=False),
-)
-COLUMNS = tuple(name for name, _ in OPINION if name != "left")
 Row = dict[str, Any]
 
 
@@ -126,7 +71,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class Done:
     """How far a person and all together are. Gold items count like others, so that no figure tells them apart."""
 
     mine: int
@@ -141,29 +86,6 @@ class Progress:
 
 class AnsweredError(InputError):
     """The pair cannot take this label: it has another one, or enough."""
-
-
-def name_fault(name: str, taken: Collection[str] = ()) -> str | None:
-    """Why *name* cannot be an annotator's, or None.
-
-    Args:
-        name: as it will be recorded.
-        taken: names that are nobody's, such as those of the simulated people.
-    """
-    if not name or name != name.strip():
-        return "give a name or an e-mail address, without spaces around it"
-    if len(name) > LONGEST_NAME:
-        return f"at most {LONGEST_NAME} characters"
-    if not all(char.isprintable() for char in name):
-        return "letters, digits, signs and spaces only"
-    if name.casefold() in {one.casefold() for one in (*RESERVED, *taken)}:
-        return "this name stands for something else here; take another"
-    return None
-
-
-def plain_name(typed: str) -> str:
-    """*typed* with one spelling for what looks the same (NFC) and single spaces."""
-    return " ".join(unicodedata.normalize("NFC", typed).split())
 
 
 class LabelBook:
@@ -185,10 +107,7 @@ class LabelBook:
             path.parent.mkdir(parents=True, exist_ok=True)
         # Within a process people wait in line; SQLite's own waiting is by sleeping longer and longer.
         self._turn = threading.Lock()
-        url = sa.URL.create("sqlite", database=str(path))
-        self.engine = sa.create_engine(url, connect_args={"timeout": 60}, poolclass=sa.NullPool)
-        event.listen(self.engine, "connect", _configure)
-        event.listen(self.engine, "begin", _begin_immediate)
+        self.engine = engine_of(path)
         with self._changing() as db:
             found = int(db.exec_driver_sql("PRAGMA user_version").scalar_one())
             if found not in (0, VERSION):
@@ -329,7 +248,7 @@ class LabelBook:
             self._claim(db, annotator, found["pair_id"], found["queue"], queue, now, spent=float(found["seconds"] or 0))
             return str(found["pair_id"])
 
-    def progress(self, annotator: str, queue: Queue) -> Progress:
+    def progress(self, annotator: str, queue: Queue) -> Done:
         """How far *annotator* is with *queue*."""
         with self._reading() as db:
             everyone, mine = db.execute(COUNT_LABELS, {"who": annotator}).one()
@@ -338,13 +257,13 @@ class LabelBook:
             held = db.execute(sa.select(CLAIMS.c.queue).where(CLAIMS.c.annotator == annotator)).scalar()
             place = self._place(db, annotator)
         if queue == "gold":
-            return Progress(int(mine), int(everyone), gold, 0)
+            return Done(int(mine), int(everyone), gold, 0)
         coming = int(held == "gold")  # it was chosen by this place's coin
         to_go, place = int(left), place + coming
         while to_go and coming < gold:
             to_go, coming = (to_go, coming + 1) if self._is_gold(annotator, place) else (to_go - 1, coming)
             place += 1
-        return Progress(int(mine), int(everyone), int(left) + coming, int(skipped or 0))
+        return Done(int(mine), int(everyone), int(left) + coming, int(skipped or 0))
 
     def queues(self) -> dict[str, int]:
         """Queues that have pairs, with how many."""
@@ -472,32 +391,6 @@ class LabelBook:
             ) from error
 
 
-OTHERS = "(SELECT count(*) FROM elsewhere e WHERE e.pair_id = t.pair_id AND e.queue = t.queue)"
-OPEN = f"""FROM tasks t LEFT JOIN skipped s ON s.pair_id = t.pair_id AND s.annotator = :who
-WHERE t.queue = :queue
-AND NOT EXISTS (SELECT 1 FROM labels l WHERE l.pair_id = t.pair_id AND l.annotator = :who)
-AND NOT EXISTS (SELECT 1 FROM elsewhere e WHERE e.pair_id = t.pair_id AND e.annotator = :who)
-AND {OTHERS}
-+ (SELECT count(*) FROM labels l WHERE l.pair_id = t.pair_id AND l.queue != 'gold')
-+ (SELECT count(*) FROM claims c WHERE c.pair_id = t.pair_id AND c.annotator != :who AND c.queue != 'gold'
-AND c.since >= :alive) < t.each"""  # noqa: S608
-"""Tasks of a queue that a person may label: not done by them, and short of labels and people at work on it."""
-FIRST_NEW = sa.text(f"SELECT t.pair_id {OPEN} AND s.pair_id IS NULL ORDER BY t.rank LIMIT 1")
-FIRST_SKIPPED = sa.text(f"SELECT t.pair_id {OPEN} AND s.pair_id IS NOT NULL ORDER BY s.skipped_at, t.rank LIMIT 1")
-COUNT_OPEN = sa.text(f"SELECT count(*), sum(s.pair_id IS NOT NULL) {OPEN}")
-COUNT_LABELS = sa.text("SELECT count(*), coalesce(sum(annotator = :who), 0) FROM labels")
-IS_OPEN = sa.text(f"SELECT 1 {OPEN} AND t.pair_id = :pair")
-OPEN_GOLD = sa.text(
-    """SELECT t.pair_id, coalesce(s.times, 0)
-FROM tasks t LEFT JOIN skipped s ON s.pair_id = t.pair_id AND s.annotator = :who
-WHERE t.queue = 'gold'
-AND NOT EXISTS (SELECT 1 FROM tasks o WHERE o.pair_id = t.pair_id AND o.queue != 'gold')
-AND NOT EXISTS (SELECT 1 FROM labels l WHERE l.pair_id = t.pair_id AND l.annotator = :who)
-AND NOT EXISTS (SELECT 1 FROM elsewhere e WHERE e.pair_id = t.pair_id AND e.annotator = :who)"""
-)
-"""Gold items that are new to a person; a pair of another queue whose answer is known is labelled there."""
-
-
 def rows_of(path: Path, seed: int) -> pl.DataFrame | None:
     """The labels of the book in the file *path*; None when there is none. Makes no book."""
     return LabelBook(path, seed).rows() if path.is_file() else None
@@ -510,14 +403,3 @@ def digest_of(rows: pl.DataFrame | None) -> str | None:
 
 def _iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _configure(connection: Any, _record: object) -> None:
-    connection.isolation_level = None
-    # EXTRA: the folder is flushed too, so that a label whose journal was just removed outlives a power cut.
-    for setting in ("journal_mode=DELETE", "synchronous=EXTRA", "busy_timeout=60000"):
-        connection.execute(f"PRAGMA {setting}")
-
-
-def _begin_immediate(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -22,7 +22,7 @@ from pipeline.aggregation.votes import Votes, votes_of
 from pipeline.arrays import Array, Integers, Mask
 from pipeline.config import LabelsConfig
 from pipeline.errors import InputError
-from pipeline.frames import conversation, given_by_people, units, with_texts
+from pipeline.frames import LONGEST_RATIO, conversation, given_by_people, units, with_texts
 from pipeline.labels.book import FILE, LabelBook, rows_of
 from pipeline.labels.splits import audited, is_fit
 from pipeline.schemas import GOLD
@@ -32,7 +32,6 @@ from pipeline.workbench import Workbench
 GUIDELINES = Path(__file__).with_name("guidelines.md")
 MOST_CANDIDATES = 20_000
 """Pairs among which the active queue looks again after each choice: those that tell most at first."""
-LONGEST_RATIO = 3.0
 FIRST_AUDIT, FIRST_ACTIVE = 100, 50
 """Units and pairs to begin with, where nobody says how many."""
 

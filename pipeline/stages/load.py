@@ -46,12 +46,14 @@ def prompts(
 ) -> tuple[pl.DataFrame, dict[str, str]]:
     """The frame ``prompts``, and which rows repeat another (id -> reason). Row order changes nothing."""
     rows: dict[str, dict[str, object]] = {}
+    texts: dict[str, str] = {}
     repeated: dict[str, str] = {}
     for item in sorted(conversations, key=lambda item: item.where):
         key = ids.prompt_id(item.messages, item.reference)
         if key in rows:
             repeated[item.where] = "duplicate"
             continue
+        texts[key] = "\n".join(content for _, content in item.messages)
         rows[key] = {
             "prompt_id": key,
             "messages": [{"role": role, "content": content} for role, content in item.messages],
@@ -61,7 +63,7 @@ def prompts(
             "tags": list(item.tags),
         }
     if near_duplicates is not None:
-        for key in near_duplicate_ids(rows, near_duplicates):
+        for key in near_duplicate_ids(texts, near_duplicates):
             del rows[key]
             repeated[key] = "near_duplicate"
     return schemas.frame("prompts", list(rows.values())), repeated
@@ -129,4 +131,5 @@ STAGE = Stage(
     run=_run,
     reads=_reads,
     shards=_shards,
+    version=2,
 )

@@ -19,7 +19,7 @@ from pipeline.stages.base import Frames, Result, Shard, Stage
 from pipeline.statistics import agreement, annotators, bias, calibration, trend
 from pipeline.statistics import warnings as warning
 from pipeline.statistics import win_rates as winning
-from pipeline.statistics.raters import Ratings, Rows, ratings_of
+from pipeline.statistics.raters import Raters, Rows, raters_of
 from pipeline.workbench import Workbench
 
 
@@ -35,14 +35,14 @@ def measured(
         config: the run's.
     """
     pairs, labels = frames["pairs"], frames["labels"]
-    ratings = ratings_of(judgments, labels, pairs, samples, frames["prompts"])
+    raters = raters_of(judgments, labels, pairs, samples, frames["prompts"])
     _, certify = split_labels(labels, pairs, config.seed, config.labels.fit_fraction)
     found = agreement.table(
-        ratings, frames["verdicts"], certify["pair_id"].unique(), config.aggregate.decide_by, config.seed
+        raters, frames["verdicts"], certify["pair_id"].unique(), config.aggregate.decide_by, config.seed
     )
     return {
         "agreement": found,
-        "bias": bias.table(ratings, models(config, ratings), config.seed),
+        "bias": bias.table(raters, models(config, raters), config.seed),
         "annotators": annotators.table(labels, found),
         "calibration": calibration.table(
             frames["verdicts"], people(certify), pairs, config.aggregate.decide_by, config.seed
@@ -51,10 +51,10 @@ def measured(
     }
 
 
-def models(config: Config, ratings: Ratings) -> dict[str, str]:
+def models(config: Config, raters: Raters) -> dict[str, str]:
     """Judge -> its model: the config's, or for imported judgments the judge's name up to a slash."""
     configured = config.models()
-    return {name: configured.get(name, name.split("/", maxsplit=1)[0]) for name in ratings.judges}
+    return {name: configured.get(name, name.split("/", maxsplit=1)[0]) for name in raters.judges}
 
 
 def history(bench: Workbench) -> pl.DataFrame:
@@ -97,5 +97,5 @@ STAGE = Stage(
     ],
     shards=_shards,
     beside=("trend",),
-    version=3,
+    version=4,
 )

@@ -17,11 +17,11 @@ import polars as pl
 
 from pipeline import ids, schemas
 from pipeline.aggregation.votes import Votes
+from pipeline.arrays import Array, Integers, Mask
 from pipeline.schemas import ANY, LONGER, PANEL, PEOPLE
 from pipeline.statistics import intervals as bootstrap
 from pipeline.statistics import kappa
-from pipeline.statistics.intervals import Array, Indices
-from pipeline.statistics.raters import ABSENT, Mask, Ratings, Sides, counts_of, sides_of
+from pipeline.statistics.raters import ABSENT, Raters, Sides, counts_of, sides_of
 
 MOST_RATER_PAIRS = 300
 """Raters, or pairs of raters, of a kind listed one by one, those with most labels first; `*` covers all."""
@@ -88,25 +88,25 @@ def panel_agreement(
     return {judge: agreement(columns[:, at], target, prompts, seed) for at, judge in enumerate(votes.judges)}
 
 
-def table(ratings: Ratings, verdicts: pl.DataFrame, certify: pl.Series, decide_by: str, seed: int) -> pl.DataFrame:
+def table(raters: Raters, verdicts: pl.DataFrame, certify: pl.Series, decide_by: str, seed: int) -> pl.DataFrame:
     """The frame ``agreement``.
 
     Args:
-        ratings: who said what (``pipeline.statistics.raters.ratings_of``).
+        raters: who said what (``pipeline.statistics.raters.raters_of``).
         verdicts: the frame ``verdicts``.
         certify: pair ids whose labels fitted nothing; the panel is compared with people on these alone.
         decide_by: ``p_a`` or ``p_a_lc``: the probability that decides the panel's side.
         seed: of the resampling.
     """
-    told, seed = ratings.labelled, ids.seed_from(seed, "agreement")
-    everyone, labelled = ratings.prompt, ratings.prompt[ratings.labelled]
-    judges = {name: sides_of(judge.mean) for name, judge in ratings.judges.items()}
-    panel = _panel_sides(ratings, verdicts, decide_by, certify)
+    told, seed = raters.labelled, ids.seed_from(seed, "agreement")
+    everyone, labelled = raters.prompt, raters.prompt[raters.labelled]
+    judges = {name: sides_of(judge.mean) for name, judge in raters.judges.items()}
+    panel = _panel_sides(raters, verdicts, decide_by, certify)
     against = {("judge", name): sides[told] for name, sides in judges.items()}
-    against |= {("length", LONGER): np.sign(ratings.length[told]).astype(np.int8), ("panel", PANEL): panel[told]}
-    counts, mean = ratings.counts, sides_of(ratings.human)[told]
+    against |= {("length", LONGER): np.sign(raters.length[told]).astype(np.int8), ("panel", PANEL): panel[told]}
+    counts, mean = raters.counts, sides_of(raters.human)[told]
     rows: list[dict[str, object]] = []
-    for subset, inside in ratings.subsets.items():
+    for subset, inside in raters.subsets.items():
         here = inside[told]
         for (kind, name), sides in against.items():
             rows += _two((f"{kind}_people", name, PEOPLE, subset), sides, _only(mean, here), labelled, seed)
@@ -114,22 +114,22 @@ def table(ratings: Ratings, verdicts: pl.DataFrame, certify: pl.Series, decide_b
         for one, other in _listed(judges):
             key = ("judge_judge", one, other, subset)
             rows += _two(key, judges[one], _only(judges[other], inside), everyone, seed)
-        for between, raters, where, prompt in (
+        for between, several, where, prompt in (
             ("judge_judge", judges, inside, everyone),
-            ("person_person", ratings.people, here, labelled),
+            ("person_person", raters.people, here, labelled),
         ):
-            some = {name: sides[where] for name, sides in raters.items()}
+            some = {name: sides[where] for name, sides in several.items()}
             rows += _many((between, ANY, ANY, subset), some, prompt[where], seed)
-    for person in _busiest(ratings.people)[:MOST_RATER_PAIRS]:
-        sides = ratings.people[person]
+    for person in _busiest(raters.people)[:MOST_RATER_PAIRS]:
+        sides = raters.people[person]
         rows += _anyone(("person_person", person, ANY, "all"), sides, counts - counts_of([sides]), labelled, seed)
-    each = [(name, person) for person in _busiest(ratings.people) for name in judges]
+    each = [(name, person) for person in _busiest(raters.people) for name in judges]
     for name, person in each[:MOST_RATER_PAIRS]:
         key = ("judge_person", name, person, "all")
-        rows += _two(key, judges[name][told], ratings.people[person], labelled, seed)
-    for one, other in _listed(ratings.people):
+        rows += _two(key, judges[name][told], raters.people[person], labelled, seed)
+    for one, other in _listed(raters.people):
         key = ("person_person", one, other, "all")
-        rows += _two(key, ratings.people[one], ratings.people[other], labelled, seed)
+        rows += _two(key, raters.people[one], raters.people[other], labelled, seed)
     return schemas.frame("agreement", rows)
 
 
@@ -137,14 +137,14 @@ def _only(sides: Sides, where: Mask) -> Sides:
     return np.where(where, sides, ABSENT).astype(np.int8)
 
 
-def _panel_sides(ratings: Ratings, verdicts: pl.DataFrame, decide_by: str, certify: pl.Series) -> Sides:
+def _panel_sides(raters: Raters, verdicts: pl.DataFrame, decide_by: str, certify: pl.Series) -> Sides:
     """(pairs,) the panel's sides on the pairs *certify*; ABSENT elsewhere."""
-    place = pl.DataFrame({"pair_id": ratings.pair_ids}).join(
+    place = pl.DataFrame({"pair_id": raters.pair_ids}).join(
         verdicts.select("pair_id", p=decide_by), on="pair_id", how="left", maintain_order="left"
     )
     p = place["p"].fill_null(float("nan")).to_numpy()
-    sides = sides_of(np.where(ratings.flipped, 1 - p, p))
-    return _only(sides, ratings.pair_ids.is_in(certify.implode()).to_numpy())
+    sides = sides_of(np.where(raters.flipped, 1 - p, p))
+    return _only(sides, raters.pair_ids.is_in(certify.implode()).to_numpy())
 
 
 def _busiest(people: Mapping[str, Sides]) -> list[str]:
@@ -164,14 +164,14 @@ def _listed(raters: Mapping[str, Sides]) -> list[tuple[str, str]]:
     return [(names[one], names[other]) for one, other in pairs[:MOST_RATER_PAIRS]]
 
 
-def _cells(first: Sides, second: Sides, block: Indices, blocks: int) -> Array:
+def _cells(first: Sides, second: Sides, block: Integers, blocks: int) -> Array:
     """(blocks, 9) how many of the pairs both judged are in each of the 3 x 3 cells (a, tie, b)."""
     both = np.flatnonzero((first != ABSENT) & (second != ABSENT))
     cell = 9 * block[both] + 3 * (1 - first[both].astype(np.int64)) + (1 - second[both])
     return np.bincount(cell, minlength=9 * blocks).reshape(blocks, 9).astype(np.float64)
 
 
-def _two(key: Key, first: Sides, second: Sides, prompt: Indices, seed: int) -> list[Row]:
+def _two(key: Key, first: Sides, second: Sides, prompt: Integers, seed: int) -> list[Row]:
     """Two raters on the pairs both judged; (pairs,) sides and prompts."""
     both = np.flatnonzero((first != ABSENT) & (second != ABSENT))
     if not both.size:
@@ -181,7 +181,7 @@ def _two(key: Key, first: Sides, second: Sides, prompt: Indices, seed: int) -> l
     return _estimates(key, sums, _of_cells, prompt[both], seed)
 
 
-def _anyone(key: Key, sides: Sides, counts: Array, prompt: Indices, seed: int) -> list[Row]:
+def _anyone(key: Key, sides: Sides, counts: Array, prompt: Integers, seed: int) -> list[Row]:
     """A rater against each of the people that *counts* (pairs, 3) counts, taken together."""
     both = np.flatnonzero((sides != ABSENT) & (counts.sum(axis=1) > 0))
     if not both.size:
@@ -196,7 +196,7 @@ def _anyone(key: Key, sides: Sides, counts: Array, prompt: Indices, seed: int) -
     return _estimates(key, sums, measures, prompt[both], seed)
 
 
-def _many(key: Key, raters: Mapping[str, Sides], prompt: Indices, seed: int) -> list[Row]:
+def _many(key: Key, raters: Mapping[str, Sides], prompt: Integers, seed: int) -> list[Row]:
     """All raters among themselves: the coefficients for many, and Cohen's kappa as the mean over pairs of raters."""
     counts = counts_of(list(raters.values()))
     used = np.flatnonzero(counts.sum(axis=1) > 0) if raters else np.empty(0, dtype=np.int64)
@@ -237,7 +237,7 @@ def _accuracy(cells: Array) -> tuple[Array, Array]:
     return bootstrap.ratio(right, decided), decided
 
 
-def _estimates(key: Key, sums: Array, measures: Callable[[Array], Measured], prompt: Indices, seed: int) -> list[Row]:
+def _estimates(key: Key, sums: Array, measures: Callable[[Array], Measured], prompt: Integers, seed: int) -> list[Row]:
     """Rows of the frame from (blocks, d) sums: each measure with its interval."""
     between, one, other, subset = key
     found, drawn = measures(sums.sum(axis=0)), measures(bootstrap.resampled(sums, seed))

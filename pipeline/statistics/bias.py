@@ -12,31 +12,29 @@ import numpy as np
 import polars as pl
 
 from pipeline import ids, schemas
+from pipeline.arrays import Array, Integers, Mask
+from pipeline.frames import LONGEST_RATIO
 from pipeline.statistics import intervals as bootstrap
-from pipeline.statistics.intervals import Array, Indices
-from pipeline.statistics.raters import ABSENT, Judge, Mask, Ratings, sides_of
-
-LONGEST_RATIO = 3.0
-"""abs(log length ratio) is cut here, so that an empty-looking answer is not everything."""
+from pipeline.statistics.raters import ABSENT, JudgeRater, Raters, sides_of
 
 Row = dict[str, object]
 
 
-def table(ratings: Ratings, models: Mapping[str, str], seed: int) -> pl.DataFrame:
+def table(raters: Raters, models: Mapping[str, str], seed: int) -> pl.DataFrame:
     """The frame ``bias``.
 
     Args:
-        ratings: who said what (``pipeline.statistics.raters.ratings_of``).
+        raters: who said what (``pipeline.statistics.raters.raters_of``).
         models: judge -> its model, as samples name theirs; judges without one show no self-preference.
         seed: of the resampling.
     """
     seed = ids.seed_from(seed, "bias")
     rows: list[Row] = []
-    for name, judge in ratings.judges.items():
-        seen = _Seen.of(ratings, judge, models.get(name))
-        for subset, inside in ratings.subsets.items():
+    for name, judge in raters.judges.items():
+        seen = _Seen.of(raters, judge, models.get(name))
+        for subset, inside in raters.subsets.items():
             for measure, found in _measures(seen, inside).items():
-                rows += found.rows({"judge": name, "subset": subset, "measure": measure}, ratings.prompt, seed)
+                rows += found.rows({"judge": name, "subset": subset, "measure": measure}, raters.prompt, seed)
     return schemas.frame("bias", rows)
 
 
@@ -44,7 +42,7 @@ def table(ratings: Ratings, models: Mapping[str, str], seed: int) -> pl.DataFram
 class _Seen:
     """A judge's opinions beside what they are measured against; (pairs,) each."""
 
-    judge: Judge
+    judge: JudgeRater
     side: Array
     """Mean over its judgments of 1 a, 0 tie, -1 b; NaN where there is none."""
     vote: Array
@@ -61,21 +59,21 @@ class _Seen:
     """1 where a alone is by the judge's model, -1 where b alone is, 0 elsewhere."""
 
     @classmethod
-    def of(cls, ratings: Ratings, judge: Judge, model: str | None) -> "_Seen":
+    def of(cls, raters: Raters, judge: JudgeRater, model: str | None) -> "_Seen":
         ab, ba = _sign(judge.ab), _sign(judge.ba)
         answered = (~np.isnan(ab)).astype(np.float64) + ~np.isnan(ba)
         tie = np.full(len(ab), np.nan)
-        counts = ratings.counts
-        tie[ratings.labelled] = counts[:, 1] / counts.sum(axis=1)
-        a, b = ((column == model).to_numpy().astype(np.float64) for column in (ratings.model_a, ratings.model_b))
+        counts = raters.counts
+        tie[raters.labelled] = counts[:, 1] / counts.sum(axis=1)
+        a, b = ((column == model).to_numpy().astype(np.float64) for column in (raters.model_a, raters.model_b))
         return cls(
             judge=judge,
             side=bootstrap.ratio(np.nan_to_num(ab) + np.nan_to_num(ba), answered),
             vote=2 * judge.mean - 1,
-            people=_sign(ratings.human),
-            people_vote=2 * ratings.human - 1,
+            people=_sign(raters.human),
+            people_vote=2 * raters.human - 1,
             people_tie=tie,
-            length=np.clip(ratings.length, -LONGEST_RATIO, LONGEST_RATIO),
+            length=np.clip(raters.length, -LONGEST_RATIO, LONGEST_RATIO),
             own=np.zeros(len(ab)) if model is None else a - b,
         )
 
@@ -84,7 +82,7 @@ class _Seen:
 class _Found:
     """A statistic: terms of some pairs, and what their sums make."""
 
-    pairs: Indices
+    pairs: Integers
     """Which pairs, by row."""
     columns: Array
     """(pairs, d) terms."""
@@ -93,7 +91,7 @@ class _Found:
     reference: float | None
     n: int
 
-    def rows(self, key: Row, prompt: Indices, seed: int) -> list[Row]:
+    def rows(self, key: Row, prompt: Integers, seed: int) -> list[Row]:
         if not self.pairs.size:
             return []
         where = prompt[self.pairs]
@@ -142,7 +140,7 @@ def _measures(seen: _Seen, inside: Mask) -> dict[str, _Found]:
     }
 
 
-def _place(judge: Judge, inside: Mask) -> dict[str, _Found]:
+def _place(judge: JudgeRater, inside: Mask) -> dict[str, _Found]:
     """How often the answer shown first won, ties one half, and how often the other order changes nothing."""
     both = inside & ~np.isnan(judge.ab) & ~np.isnan(judge.ba)
     ab, ba = _sign(judge.ab), _sign(judge.ba)

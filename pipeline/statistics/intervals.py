@@ -8,12 +8,9 @@ import math
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline import ids
-
-Array = npt.NDArray[np.float64]
-Indices = npt.NDArray[np.int64]
+from pipeline.arrays import Array, Integers
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -22,7 +19,7 @@ MOST_BLOCKS = 500
 prompts in them, so the interval holds; its width is known from 500 blocks to within about 3 %."""
 
 
-def blocks_of(prompt: Indices) -> Indices:
+def blocks_of(prompt: Integers) -> Integers:
     """(rows,) number of each row's block: its prompt, or one of MOST_BLOCKS where there are more prompts.
 
     Args:
@@ -34,12 +31,12 @@ def blocks_of(prompt: Indices) -> Indices:
     return number[prompt] % MOST_BLOCKS
 
 
-def distinct(prompt: Indices) -> int:
+def distinct(prompt: Integers) -> int:
     """How many different prompts there are among (rows,) numbers."""
     return int(np.count_nonzero(np.bincount(prompt)))
 
 
-def prompt_sums(prompt: Indices, columns: Array) -> Array:
+def prompt_sums(prompt: Integers, columns: Array) -> Array:
     """(blocks, d) sums of (rows, d) *columns*, prompts as in :func:`blocks_of`."""
     block = blocks_of(prompt)
     return np.stack([np.bincount(block, column).astype(np.float64) for column in columns.T], axis=1)

@@ -4,51 +4,29 @@ Every coefficient is (observed - expected) / (1 - expected); they differ in what
 where that is 0 / 0: nothing was compared, or everything compared fell into one category, so that chance alone
 explains it. They are functions of sums over pairs, so a bootstrap needs the sums of each prompt and nothing else.
 
-Notation: n_ic raters put item i into category c, n_i = sum_c n_ic, q categories.
+Notation: n_ic raters put item i into category c, n_i = sum_c n_ic, q categories, pi_c the mean over rated items of
+n_ic / n_i.
+
+cohen_kappa (Cohen 1960), of two raters only. Expected: sum_c p_c. * p_.c, each rater keeping its own frequencies.
+
+fleiss_kappa (Fleiss 1971). Observed: mean over items rated twice or more of sum_c n_ic (n_ic - 1) / (n_i (n_i - 1)).
+Expected: sum_c pi_c^2. Fleiss has the same n_i everywhere; items of different n_i are counted as in Gwet (2014, ch. 2).
+With two raters it is Scott's (1955) pi.
+
+krippendorff_alpha, nominal, with missing ratings (Krippendorff 2011). Items with fewer than two ratings say nothing and
+are left out. 1 - D_o / D_e with D_o = 1 - sum_i sum_c n_ic (n_ic - 1) / (n_i - 1) / n and
+D_e = 1 - sum_c n_c (n_c - 1) / (n (n - 1)), n_c and n the ratings in category c and in all.
+
+gwet_ac1 (Gwet 2008). Observed as for Fleiss. Expected: sum_c pi_c (1 - pi_c) / (q - 1); q counts the categories on
+offer, used or not. It stays high when nearly everything falls into one category, where kappa falls to 0.
 """
 
 import numpy as np
 
-from pipeline.statistics.intervals import Array, ratio
+from pipeline.arrays import Array
+from pipeline.statistics.intervals import ratio
 
 MEASURES = ("same", "cohen_kappa", "fleiss_kappa", "krippendorff_alpha", "gwet_ac1")
-
-
-def cohen_kappa(table: Array) -> float:
-    """Two raters (Cohen 1960), from the (q, q) counts of (first says, second says).
-
-    Expected: sum_c p_c. * p_.c, each rater keeping its own frequencies. NaN when that is 1.
-    """
-    return float(of_two(table)["cohen_kappa"])
-
-
-def fleiss_kappa(counts: Array) -> float:
-    """Many raters (Fleiss 1971), from the (items, q) counts n_ic.
-
-    Observed: mean over items with two raters or more of sum_c n_ic (n_ic - 1) / (n_i (n_i - 1)). Expected:
-    sum_c pi_c^2, pi_c the mean over rated items of n_ic / n_i. Fleiss has the same n_i everywhere; items of different
-    n_i are counted as in Gwet (2014, ch. 2). With two raters it is Scott's (1955) pi.
-    """
-    return float(of_many(item_sums(counts).sum(axis=0))["fleiss_kappa"])
-
-
-def krippendorff_alpha(counts: Array) -> float:
-    """Nominal alpha with missing ratings (Krippendorff 2011), from the (items, q) counts n_ic.
-
-    Items with fewer than two ratings say nothing and are left out. alpha = 1 - D_o / D_e with
-    D_o = 1 - sum_i sum_c n_ic (n_ic - 1) / (n_i - 1) / n and D_e = 1 - sum_c n_c (n_c - 1) / (n (n - 1)), n_c and n
-    the ratings in category c and in all.
-    """
-    return float(of_many(item_sums(counts).sum(axis=0))["krippendorff_alpha"])
-
-
-def gwet_ac1(counts: Array) -> float:
-    """AC1 (Gwet 2008), from the (items, q) counts n_ic.
-
-    Observed as for Fleiss. Expected: sum_c pi_c (1 - pi_c) / (q - 1), pi_c as for Fleiss; q counts the categories on
-    offer, used or not. It stays high when nearly everything falls into one category, where kappa falls to 0.
-    """
-    return float(of_many(item_sums(counts).sum(axis=0))["gwet_ac1"])
 
 
 def item_sums(counts: Array) -> Array:

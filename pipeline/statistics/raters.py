@@ -14,11 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from pipeline.arrays import Array, Integers, Mask
 from pipeline.frames import given_by_people
-from pipeline.statistics.intervals import Array, Indices
 
 Sides = npt.NDArray[np.int8]
-Mask = npt.NDArray[np.bool_]
 Rows = pl.DataFrame | pl.LazyFrame
 
 ABSENT = 2
@@ -29,16 +28,16 @@ MOST_SUBSETS = 20
 
 
 @dataclass(frozen=True)
-class Judge:
+class JudgeRater:
     """One judge's opinions, pair by pair: (pairs,) each."""
 
     ab: Array
     """P(a preferred) when it saw a first; NaN where there is none."""
     ba: Array
     """P(a preferred) when it saw b first; NaN where there is none."""
-    asked: Indices
+    asked: Integers
     """Judgments asked for, failed ones included."""
-    failed: Indices
+    failed: Integers
 
     @cached_property
     def mean(self) -> Array:
@@ -49,20 +48,20 @@ class Judge:
 
 
 @dataclass(frozen=True)
-class Ratings:
+class Raters:
     """Judges' and people's opinions of the same pairs, in the order of the pair ids."""
 
     pair_ids: pl.Series
     flipped: Mask
     """(pairs,) whether a here is the canonical b."""
-    prompt: Indices
+    prompt: Integers
     """(pairs,) number of the prompt, in the order of the sorted prompt ids."""
     length: Array
     """(pairs,) log((1 + characters of a) / (1 + characters of b))."""
     model_a: pl.Series
     model_b: pl.Series
-    judges: dict[str, Judge]
-    labelled: Indices
+    judges: dict[str, JudgeRater]
+    labelled: Integers
     """(labelled,) rows of the pairs that people labelled."""
     people: dict[str, Sides]
     """Annotator -> (labelled,) sides."""
@@ -99,8 +98,8 @@ def counts_of(raters: Sequence[Sides]) -> Array:
     return made
 
 
-def ratings_of(judgments: Rows, labels: pl.DataFrame, pairs: pl.DataFrame, samples: Rows, prompts: Rows) -> Ratings:
-    """Ratings from the frames of those names; of lazy ones no text is held.
+def raters_of(judgments: Rows, labels: pl.DataFrame, pairs: pl.DataFrame, samples: Rows, prompts: Rows) -> Raters:
+    """Raters from the frames of those names; of lazy ones no text is held.
 
     Of people's labels the ``audit`` ones count, or all where there is none: pairs chosen because they are hard would
     show less agreement than there is. A known answer (``pipeline.frames.given_by_people``) is nobody's opinion.
@@ -126,7 +125,7 @@ def ratings_of(judgments: Rows, labels: pl.DataFrame, pairs: pl.DataFrame, sampl
     )
     place = table.select("pair_id", "row", flipped)
     labelled, people = _people(labels, place)
-    return Ratings(
+    return Raters(
         pair_ids=table["pair_id"],
         flipped=table["external_flipped"].to_numpy(),
         prompt=table["prompt"].to_numpy(),
@@ -140,7 +139,7 @@ def ratings_of(judgments: Rows, labels: pl.DataFrame, pairs: pl.DataFrame, sampl
     )
 
 
-def _judges(judgments: Rows, place: pl.DataFrame) -> dict[str, Judge]:
+def _judges(judgments: Rows, place: pl.DataFrame) -> dict[str, JudgeRater]:
     turned, value = pl.col("external_flipped"), pl.col("preference")
     opinions = (
         judgments.lazy()
@@ -154,18 +153,18 @@ def _judges(judgments: Rows, place: pl.DataFrame) -> dict[str, Judge]:
         )
         .collect(engine="streaming")
     )
-    made: dict[str, Judge] = {}
+    made: dict[str, JudgeRater] = {}
     for key, part in sorted(opinions.partition_by("judge", as_dict=True).items()):
         row, a_first, failed = (part[name].to_numpy() for name in ("row", "a_first", "failed"))
         ab, ba = np.full(place.height, np.nan), np.full(place.height, np.nan)
         for values, shown in ((ab, a_first), (ba, ~a_first)):
             values[row[shown]] = part["value"].to_numpy()[shown]
         asked, lost = (np.bincount(rows, minlength=place.height) for rows in (row, row[failed]))
-        made[str(key[0])] = Judge(ab, ba, asked, lost)
+        made[str(key[0])] = JudgeRater(ab, ba, asked, lost)
     return made
 
 
-def _people(labels: pl.DataFrame, place: pl.DataFrame) -> tuple[Indices, dict[str, Sides]]:
+def _people(labels: pl.DataFrame, place: pl.DataFrame) -> tuple[Integers, dict[str, Sides]]:
     given = given_by_people(labels)
     audit = given.filter(pl.col("queue").cast(pl.String) == "audit")
     side = pl.col("label").cast(pl.String).replace_strict({"a": 1, "tie": 0, "b": -1}, return_dtype=pl.Int8)

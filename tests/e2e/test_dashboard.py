@@ -11,6 +11,7 @@ import pytest
 
 from tests import shown_run
 from tests.browser import JURYBOX, ROOT, Seen, Served, served, violations, watched
+from tests.patience import patience
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -26,7 +27,7 @@ PAGES = {
     "/compare": ("Compare", 1),
 }
 """Path -> title and how many charts there are at least."""
-WAIT_MS = 20_000
+WAIT_MS = 1000 * patience(20)
 STREAMLITS_OWN = re.compile(r"/_stcore/(health|host-config)$")
 """Streamlit asks for these below the page's path first, then at the root; the browser notes the first as an error."""
 
@@ -212,7 +213,7 @@ def test_a_run_is_live_while_it_goes_on(browser: "Browser", server: Served, plac
     page.wait_for_selector("text=Running: judge, 30 of 120", timeout=WAIT_MS)
     assert page.locator("progress").get_attribute("value") == "30"
     summary = json.loads((run / "summary.json").read_text())
-    (run / "summary.json").write_text(json.dumps({**summary, "warnings": ["something new"]}))
+    (run / "summary.json").write_text(json.dumps({**summary, "warned": {"shown": ["something new"], "folded": []}}))
     page.wait_for_selector("text=something new", timeout=WAIT_MS)
     shown_run.status(run, "judge", 120, 120, state="ended")
     page.wait_for_selector("progress", state="detached", timeout=WAIT_MS)
@@ -232,7 +233,13 @@ def test_a_run_is_live_while_it_goes_on(browser: "Browser", server: Served, plac
 def test_what_cannot_be_served_is_refused(place: Path, arguments: tuple[str, ...], words: str) -> None:
     command = [*JURYBOX, "dashboard", *arguments]
     done = subprocess.run(
-        command, cwd=place.parent, env={**dict(_environment())}, capture_output=True, text=True, timeout=60, check=False
+        command,
+        cwd=place.parent,
+        env={**dict(_environment())},
+        capture_output=True,
+        text=True,
+        timeout=patience(60),
+        check=False,
     )
     assert done.returncode == 2, done.stderr
     assert words in done.stderr

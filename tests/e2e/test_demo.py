@@ -77,7 +77,7 @@ def test_the_figures_are_there_and_the_student_is_better(demo: Path, summary: di
     assert summary["win_rate_low"] <= summary["win_rate"] <= summary["win_rate_high"]
     assert summary["n"] == 300
     assert summary["verifier"]["after"] >= summary["verifier"]["before"]
-    assert 0 <= summary["reward_accuracy"] <= 1
+    assert summary["reward_accuracy"] > 0.5  # on pairs that it was not trained on
     assert summary["kl"] > 0
     assert summary["simulated_people"]
     assert summary["certificate"]["simulated"]

@@ -15,6 +15,7 @@ from pipeline.labels.book import FILE, LabelBook
 from pipeline.workbench import Workbench
 from tests.browser import JURYBOX, Served, served, violations, watched
 from tests.hostile import CONTROL, LINES, PLACEHOLDERS, READY
+from tests.patience import patience
 from tests.worlds import judgments, longer, world
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def said(folder: Path, name: str, pair: str, side: str) -> str:
 @pytest.fixture
 def context(browser: "Browser") -> "Iterator[BrowserContext]":
     made = browser.new_context(viewport={"width": 1280, "height": 800})
-    made.set_default_timeout(20_000)
+    made.set_default_timeout(1000 * patience(20))
     yield made
     made.close()
 
@@ -132,7 +133,8 @@ def test_by_keys_alone_with_undo_and_reload(context: "BrowserContext", tmp_path:
             page.keyboard.down("a")
             page.wait_for_timeout(40)
         page.keyboard.up("a")
-        page.wait_for_timeout(500)
+        page.wait_for_function(f"new_ => document.querySelector('{PAIR_SHOWN}')?.className.includes(new_)", arg=skipped)
+        page.wait_for_timeout(500)  # a second label would come now
         assert [pair for pair, _, _ in labels(folder)[3:]] == [last]
         assert shown(page) == skipped  # what was skipped comes last
         assert press(page, "z") == skipped

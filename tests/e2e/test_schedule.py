@@ -23,14 +23,15 @@ import httpx
 import pytest
 
 from tests.browser import CHROMIUM, QUIET
+from tests.patience import patience
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(patience(900))]
 CRON = "0 2 * * *"
-READY_S = 330.0
-STOP_S = 60.0
+READY_S = patience(330)
+STOP_S = patience(60)
 
 CONFIG = """
 name: nightly
@@ -88,8 +89,8 @@ def call(environment: dict[str, str], path: str, body: dict[str, Any] | None = N
 
     def ask() -> httpx.Response:
         if body is None:
-            return httpx.get(url, timeout=30, headers=headers)
-        return httpx.post(url, json=body, timeout=30, headers=headers)
+            return httpx.get(url, timeout=patience(30), headers=headers)
+        return httpx.post(url, json=body, timeout=patience(30), headers=headers)
 
     reply = ask()
     for _ in range(20):
@@ -403,7 +404,7 @@ def test_wrong_input_exits_2_and_starts_nothing(
 ) -> None:
     arguments = [sys.executable, "-m", "jurybox", "schedule", str(folder / config), "--cron", cron]
     done = subprocess.run(
-        arguments, env=environment, cwd=folder, capture_output=True, text=True, check=False, timeout=120
+        arguments, env=environment, cwd=folder, capture_output=True, text=True, check=False, timeout=patience(120)
     )
     assert done.returncode == 2
     assert message in done.stderr
@@ -417,7 +418,7 @@ def test_a_configured_server_elsewhere_that_does_not_answer_is_an_error(
     arguments = [sys.executable, "-m", "jurybox", "schedule", str(folder / "config.yaml"), "--cron", CRON]
     elsewhere = environment | {"PREFECT_API_URL": "http://prefect.invalid/api"}
     done = subprocess.run(
-        arguments, env=elsewhere, cwd=folder, capture_output=True, text=True, check=False, timeout=120
+        arguments, env=elsewhere, cwd=folder, capture_output=True, text=True, check=False, timeout=patience(120)
     )
     assert done.returncode == 1
     assert "PREFECT_API_URL names http://prefect.invalid/api, which does not answer" in done.stderr

@@ -20,10 +20,11 @@ from flows import preference as flows
 from pipeline import frames, runner
 from pipeline.errors import StageError
 from pipeline.store import RunFolder
+from tests.patience import patience
 
 pytestmark = pytest.mark.slow
 PROMPTS = 12
-LATE_S = 90.0
+LATE_S = patience(90)
 """Task runs are written behind the flow."""
 
 # An engine that answers with the temperature, and a judge that likes the colder answer; no model is needed. One
@@ -70,6 +71,9 @@ class Colder:
     def fit(self, labelled):
         pass
 
+    def requests(self, comparisons):
+        return iter(())
+
     def judge(self, comparisons):
         heat = lambda text: float(text.rsplit(" ", 1)[1])
         return Opinions([
@@ -82,7 +86,7 @@ class Colder:
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SyncPrefectClient]:
     """A Prefect server with an empty database, which every flow of this module uses."""
-    with prefect_test_harness(server_startup_timeout=120), get_client(sync_client=True) as client:
+    with prefect_test_harness(server_startup_timeout=round(patience(120))), get_client(sync_client=True) as client:
         yield client
 
 
@@ -245,7 +249,7 @@ def test_another_process_plans_the_shard_itself(api: SyncPrefectClient, config: 
 def test_the_command_tells_a_wrong_config_before_it_starts_a_server(tmp_path: Path) -> None:
     (tmp_path / "wrong.yaml").write_text("name: x\njugdes: []\n")
     command = [sys.executable, "-m", "flows.preference", str(tmp_path / "wrong.yaml")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=patience(120))
     assert done.returncode == 2
     assert "did you mean 'judges'" in done.stderr
     assert "Traceback" not in done.stderr
@@ -272,7 +276,7 @@ def summary_with(**changes: Any) -> dict[str, Any]:
         "stage_seconds": {},
         "simulated_people": False,
         "win_rate": None,
-        "warnings": [],
+        "warned": {"shown": [], "folded": []},
     }
     return plain | changes
 
@@ -281,7 +285,11 @@ def summary_with(**changes: Any) -> dict[str, Any]:
 def test_artifacts_escape_every_word_from_elsewhere(render: Callable[[dict[str, Any]], str]) -> None:
     hostile = "<img src=x>|[a](http://evil)\n# big `code`"
     judge = {"agreement": 0.5, "low": 0.4, "high": 0.6, "n": 9, "weight": None, "in_panel": False, "reason": hostile}
-    text = render(summary_with(judges={hostile: judge}, warnings=[hostile]))
+    text = render(
+        summary_with(
+            judges={hostile: judge}, warned={"shown": [hostile], "folded": [{"who": hostile, "texts": [hostile]}]}
+        )
+    )
     for raw in ("<img", "](", "http://evil", "\n# ", " `code`"):
         assert raw not in text.replace(f"\\{raw}", "")
 

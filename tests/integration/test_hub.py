@@ -113,7 +113,7 @@ def test_the_adapter_arrives_with_a_card(hub: HubStandIn, bench: Workbench) -> N
     made = ModelCard(arrived["README.md"].decode())
     assert made.data.base_model == "org/base"
     assert made.data.datasets == ["org/prefs"]
-    assert "60.0 %" in made.text
+    assert "60.0%" in made.text
     assert "| train.beta | 0.2 |" in made.text
     assert not (bench.folder.path / "model" / "README.md").exists()
 

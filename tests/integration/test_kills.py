@@ -24,6 +24,7 @@ from pipeline.calls.tables import ACCOUNT, CALLS, database_url
 from pipeline.store import RunFolder
 from tests import forked
 from tests.endpoints import Body, Endpoint, Reply, Script, chat
+from tests.patience import patience
 from tests.postgres import Postgres
 from tests.recorded_endpoint import PATIENCE_S, jurybox_here
 
@@ -180,7 +181,7 @@ def _since(endpoint: Endpoint, start: int) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(7200 if SOAK else 300)
+@pytest.mark.timeout(patience(7200 if SOAK else 300))
 def test_kill_after_kill_no_paid_answer_is_lost(project: Project) -> None:
     project.write()
     endpoint, draw = project.endpoint, random.Random(11)
@@ -231,7 +232,7 @@ def test_kill_after_kill_no_paid_answer_is_lost(project: Project) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600 if SOAK else 300)
+@pytest.mark.timeout(patience(3600 if SOAK else 300))
 def test_two_processes_share_the_work_and_survive_each_other(project: Project) -> None:
     """On PostgreSQL each has its own run folder, as on two machines; on SQLite they share the folder."""
     if isinstance(project.ledger, str):
@@ -287,7 +288,7 @@ def test_two_processes_make_no_call_twice(project: Project) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600 if SOAK else 300)
+@pytest.mark.timeout(patience(3600 if SOAK else 300))
 def test_the_budget_holds_through_kills_and_is_resumed_when_raised(project: Project) -> None:
     """By the endpoint's own count of answers it would charge for; possibly paid calls stay charged."""
     project.budget_usd = CALLS_IN_ALL * PAID_USD * 3 / 4

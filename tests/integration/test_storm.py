@@ -26,6 +26,7 @@ from pipeline.runner import StageReport, run_stage
 from pipeline.store import RunFolder
 from pipeline.workbench import Workbench
 from tests.endpoints import DROP, Body, Endpoint, Reply, chat
+from tests.patience import patience
 from tests.recorded_endpoint import jurybox_here
 
 SOAK = bool(os.environ.get("JURYBOX_SOAK"))
@@ -134,7 +135,7 @@ def assert_listed(report: StageReport, judgments: pl.DataFrame) -> pl.DataFrame:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600 if SOAK else 300)
+@pytest.mark.timeout(patience(3600 if SOAK else 300))
 def test_in_a_storm_every_pair_is_judged_or_listed_and_the_next_runs_do_the_rest(tmp_path: Path) -> None:
     storm = Storm()
     with Endpoint(storm) as server:

@@ -71,7 +71,7 @@ def test_trains_measures_and_says_so(student: str, tmp_path: Path) -> None:
     assert report["loss"][0]["reward_margin"] == pytest.approx(0.0, abs=1e-3)
     assert report["loss"][-1]["reward_margin"] > 0
     assert report["loss"][-1]["loss"] < report["loss"][0]["loss"]
-    assert 0 <= report["reward_accuracy"] <= 1
+    assert report["reward_accuracy"] == 1.0  # the test rows are told apart by the same words
     card = (tmp_path / "model" / "README.md").read_text()
     assert "library_name: peft" in card
     assert student not in card

@@ -27,6 +27,7 @@ from pipeline.engines.vllm import VllmEngine
 from pipeline.errors import ConfigError
 from pipeline.runner import run_stage
 from pipeline.workbench import Workbench
+from tests.patience import patience
 from tests.tiny_models import tiny_model, tiny_reward_model
 
 DATA = Path(__file__).parents[2] / "data"
@@ -40,7 +41,7 @@ ARGUMENTS = {
     "enforce_eager": True,
     "gpu_memory_utilization": 0.3,
 }
-READY_S = 400.0
+READY_S = patience(400)
 INSTALLED = importlib.util.find_spec("vllm") is not None
 REQUIRED = os.environ.get("JURYBOX_REQUIRE_VLLM") == "1"
 
@@ -240,7 +241,7 @@ def serving(folder: Path, model: str, *arguments: str) -> Iterator[str]:
     finally:
         os.killpg(started.pid, signal.SIGTERM)
         try:
-            started.wait(30)
+            started.wait(patience(30))
         except subprocess.TimeoutExpired:
             os.killpg(started.pid, signal.SIGKILL)
             started.wait()
@@ -302,7 +303,7 @@ def test_the_served_judge_gives_the_probabilities_of_the_local_one(server: str, 
 # --- every kind of judge on the same pairs
 
 
-@pytest.mark.timeout(1800)  # four starts of vLLM, each a minute or two on a busy machine
+@pytest.mark.timeout(patience(1800))  # four starts of vLLM, each a minute or two on a busy machine
 def test_served_judges_reward_models_and_a_verifier_judge_the_same_pairs(server: str, tmp_path: Path) -> None:
     lines = (DATA / "demo" / "prompts.jsonl").read_text().splitlines()[:4]
     (tmp_path / "prompts.jsonl").write_text("\n".join(lines))

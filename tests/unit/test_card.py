@@ -179,9 +179,9 @@ def test_the_words_say_how_it_was_made() -> None:
     assert "| writer | 0.3 | 30 | 30 | 0 |" in text
     assert "| writer | 1 | 30 | 0 | 30 |" in text
     assert "weights were fitted on 40 pairs labelled by 3 annotators; 38 other pairs" in text
-    assert "| gpt | 81.2 % (75.0 % to 87.5 %, n = 64) | 1.5 | yes | 90.0 % | 55.0 % | 2 / 128 |" in text
+    assert "| gpt | 81.2% (75.0% to 87.5%, n = 64) | 1.5 | yes | 90.0% | 55.0% | 2 / 128 |" in text
     dropped = "no: agrees with people on 37.5% of 64 fit pairs, below judge\\_floor 50.0%"
-    assert f"| long | 37.5 % (25.0 % to 50.0 %, n = 64) | 0 | {dropped} | 100.0 % | unknown | 0 / 128 |" in text
+    assert f"| long | 37.5% (25.0% to 50.0%, n = 64) | 0 | {dropped} | 100.0% | unknown | 0 / 128 |" in text
     # in the order of the stages, the most frequent first
     assert "| pair | identical | 1 |\n| select | low\\_margin | 2 |\n| select | tie | 1 |" in text
     assert "jurybox 0.1.0, polars 2.1.0." in text
@@ -207,12 +207,12 @@ def test_answers_without_a_known_temperature_say_so() -> None:
 def test_a_certificate_in_words() -> None:
     words = card.certificate_words(CERTIFIED)
     assert words.startswith(
-        "**Certified**: the kept pairs agree with people at least 90.0 % of the time (mean over prompts), "
-        "with confidence 90.0 %"
+        "**Certified**: the kept pairs agree with people at least 90.0% of the time (mean over prompts), "
+        "with confidence 90.0%"
     )
-    assert "Measured on 38 audited prompts: 97.5 % agreement" in words
-    assert "strictly 95.0 %), lower bound 91.2 %" in words
-    assert "Margin threshold 0.25, which keeps 50.0 % of the selected pairs." in words
+    assert "Measured on 38 audited prompts: 97.5% agreement" in words
+    assert "strictly 95.0%), lower bound 91.2%" in words
+    assert "Margin threshold 0.25, which keeps 50.0% of the selected pairs." in words
     assert "NOT CERTIFIED" not in words
     assert "simulated" not in words
 
@@ -220,7 +220,7 @@ def test_a_certificate_in_words() -> None:
 def test_a_refused_certificate_says_so_and_why_and_how_many_are_missing() -> None:
     words = card.certificate_words(REFUSED)
     assert words == (
-        "**NOT CERTIFIED** (wanted: 90.0 % agreement with people): 12 audited prompts among the kept; 22 are "
+        "**NOT CERTIFIED** (wanted: 90.0% agreement with people): 12 audited prompts among the kept; 22 are "
         "needed even if people agreed on every one. About 10 more audited prompts are needed."
     )
 
@@ -234,7 +234,7 @@ def test_simulated_people_are_called_simulated(found: dict[str, Any]) -> None:
     panel = PANEL | {"labels": PANEL["labels"] | {"simulated": True}}
     text = card.dataset_card(provenance(panel=panel), FORMATS)
     assert "The annotators are **simulated**" in text
-    assert "| agreement with simulated people (95 % interval) |" in text
+    assert "| agreement with simulated people (95% interval) |" in text
 
 
 @pytest.mark.parametrize("claim", [None, "yes", 1, False])
@@ -373,7 +373,7 @@ def test_the_adapters_card() -> None:
         "pipeline_tag": "text-generation",
         "tags": ["dpo", "lora", "preference", "jurybox"],
     }
-    assert "60.0 % (95 % interval 55.0 % to 65.0 %, n = 200)" in made.text
+    assert "60.0% (95% interval 55.0% to 65.0%, n = 200)" in made.text
     assert "| LoRA r | 64 |" in made.text
     assert "| train.beta | 0.1 |" in made.text
 

@@ -406,7 +406,7 @@ def test_beside_a_bias_stands_what_people_or_no_bias_would_show(
 
 def test_an_interval_with_one_end_is_none() -> None:
     (row,) = rows(charts.biases(bias("length_slope_given_people", None, lm=1.5), "length_slope_given_people"))
-    assert (row["high"], row["interval"]) == (None, "none")
+    assert (row["high"], row["interval"]) == (None, "\N{EN DASH}")
 
 
 def test_constant_answers_are_shown_together_and_one_by_one() -> None:

@@ -217,8 +217,10 @@ def test_the_report_warns_of_a_judge_that_constant_answers_fool(tmp_path: Path) 
     # 16 prompts, 16 wins: Wilson's lower end is 16 / (16 + z^2)
     assert made["controls"]["fooled"]["low"] == pytest.approx(16 / (16 + 1.959964**2))
     (warning,) = [line for line in made["warnings"] if "constant answer" in line]
-    said = "judge fooled prefers a constant answer to a real one 100% of the time [81%, 100%], n = 16"
+    said = "judge fooled prefers a constant answer to a real one 100.0% of the time (80.6% to 100.0%, n = 16)"
     assert warning == f"{said}; flattery wins most"
     assert math.isclose(made["controls"]["firm"]["high"], 1.959964**2 / (16 + 1.959964**2), rel_tol=1e-5)
     assert "Constant answers" in page
-    assert "judge fooled: constant answers win 100.0% [80.6%, 100.0%] of 16" in "\n".join(summary.lines(made, tmp_path))
+    assert "judge fooled: constant answers win 100.0% (80.6% to 100.0%) of 16" in "\n".join(
+        summary.lines(made, tmp_path)
+    )

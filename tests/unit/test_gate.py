@@ -14,7 +14,6 @@ from pipeline.frames import people
 from pipeline.labels.splits import split_labels
 from pipeline.runner import run_stage
 from pipeline.stages import gate
-from pipeline.statistics import bounds
 from pipeline.statistics.thresholds import Audit
 from tests.worlds import bench, decided, judgments, labels, longer, longer_label, world
 
@@ -85,10 +84,17 @@ def test_one_wrong_answer_in_22_refuses_and_says_how_many_more() -> None:
     assert refused["p_value"] == pytest.approx(0.339, abs=5e-4)
     assert refused["certified"] is False
     assert refused["threshold"] is None
-    # agreement 21/22 = .9545; brute force says how many labels that takes; 22 are there
-    needed = bounds.needed(21 / 22, 0.9, DELTA)
-    assert needed is not None
-    assert refused["labels_needed"] == needed - 22
+
+    # The exact test of n units passes with more than so many right that .9 gives them with probability .1 at most; how
+    # many units does that take, for it to happen with probability .8 if 21/22 is the truth? 22 are there.
+    def right(least: int, n: int, chance: float) -> float:
+        return sum(math.comb(n, k) * chance**k * (1 - chance) ** (n - k) for k in range(least, n + 1))
+
+    def likely(n: int) -> bool:
+        passes = next(k for k in range(n + 2) if right(k, n, 0.9) <= DELTA)
+        return right(passes, n, 21 / 22) >= 0.8
+
+    assert refused["labels_needed"] == next(n for n in range(1, 500) if likely(n)) - 22
 
 
 def test_the_prompt_is_the_unit_and_not_the_pair() -> None:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.commands import imports
-from pipeline.errors import DataError, InputError
+from jurybox.api import run_pipeline
+from pipeline.commands import checks, imports
+from pipeline.errors import ConfigError, DataError, InputError
 from pipeline.importers import mt_bench
 from pipeline.importers.base import Asked
 from pipeline.importers.jsonl import read_judgments, read_labels, read_pairs, read_prompts, read_samples
@@ -227,6 +228,15 @@ def test_duplicates_and_near_duplicates_are_counted_whatever_the_row_order(tmp_p
     assert load.prompts(found, "f", 1.0)[0].height == 3
 
 
+def test_prompts_are_alike_by_their_own_words(tmp_path: Path) -> None:
+    """Short prompts share the words `role`, `user` and `content` of their rows, which nobody wrote."""
+    found, _ = read_prompts(wrote(tmp_path, {"prompt": "Why?"}, {"prompt": "Who?"}, {"prompt": "why"}))
+    made, repeated = load.prompts(found, "f", 0.2)
+    # `Why?` and `why` have the same words and are one; of the two the smaller id stays.
+    assert made.height == 2
+    assert list(repeated.values()) == ["near_duplicate"]
+
+
 def test_an_import_of_nothing_and_of_unknown_things_is_an_error(tmp_path: Path) -> None:
     with bench(tmp_path) as run:
         with pytest.raises(InputError, match="cannot import 'answers'; allowed: prompts"):
@@ -255,3 +265,25 @@ def test_importing_the_same_file_twice_adds_nothing(tmp_path: Path) -> None:
             assert imports.run(run, "labels", labels)[1].rows == {"1:x": "repeated"}
         heights = {name: run.folder.read(name).height for name in ("prompts", "samples", "pairs", "labels", "dropped")}
         assert heights == {"prompts": 1, "samples": 2, "pairs": 1, "labels": 1, "dropped": 1}
+
+
+def test_a_name_is_one_judge(tmp_path: Path) -> None:
+    """Votes of a judge of the config and of an imported one would be counted as one judge's."""
+    pair = {"pair_id": "1", "prompt": "p", "response_a": "x", "response_b": "y"}
+    verdict = wrote(tmp_path, {"pair_id": "1", "judge": "gpt", "order": "ab", "preference": 1}, name="verdicts")
+    taken = "holds judgments of 'gpt', and the config has a judge of that name; give the config's another name"
+    asked = [{"name": "gpt", "kind": "length"}]
+    with bench(tmp_path, {}, judges=asked) as run:
+        imports.run(run, "pairs", wrote(tmp_path, pair))
+        with pytest.raises(ConfigError, match=taken):
+            imports.run(run, "judgments", verdict)
+        assert run.folder.read("judgments").is_empty()
+    with bench(tmp_path, {}, judges=[{"name": "other", "kind": "length"}]) as run:
+        imports.run(run, "judgments", verdict)
+        run_pipeline(run, "judge", "judge")
+    # The config got the judge afterwards: nothing is asked, and nothing is lost.
+    with bench(tmp_path, {}, judges=asked) as run:
+        for refused in (lambda: run_pipeline(run, "judge", "judge"), lambda: checks.check(run)):
+            with pytest.raises(ConfigError, match=f"the imported file {verdict.name} {taken}"):
+                refused()
+        assert set(run.folder.read("judgments")["judge"]) == {"gpt", "other"}

@@ -12,18 +12,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
-from pipeline.statistics.kappa import (
-    cohen_kappa,
-    fleiss_kappa,
-    gwet_ac1,
-    item_sums,
-    krippendorff_alpha,
-    of_many,
-    of_two,
-)
+from pipeline.statistics.kappa import item_sums, of_many, of_two
 from tests.recorded_endpoint import shared
 
 SIDES = ("a", "tie", "b")
+
+
+def cohen_kappa(table: np.ndarray) -> float:
+    """Of (q, q) counts of what the first and the second said."""
+    return float(of_two(table)["cohen_kappa"])
+
+
+def fleiss_kappa(counts: np.ndarray) -> float:
+    """Of (items, q) counts of raters."""
+    return float(of_many(item_sums(counts).sum(axis=0))["fleiss_kappa"])
+
+
+def krippendorff_alpha(counts: np.ndarray) -> float:
+    return float(of_many(item_sums(counts).sum(axis=0))["krippendorff_alpha"])
+
+
+def gwet_ac1(counts: np.ndarray) -> float:
+    return float(of_many(item_sums(counts).sum(axis=0))["gwet_ac1"])
 
 
 def counted(raters: Sequence[Sequence[int | None]], q: int) -> np.ndarray:

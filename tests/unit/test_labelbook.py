@@ -22,7 +22,8 @@ from pipeline import ids, schemas
 from pipeline.commands import imports
 from pipeline.errors import StorageError
 from pipeline.labels import book as labelbook
-from pipeline.labels.book import CLAIM_S, AnsweredError, LabelBook, name_fault, plain_name
+from pipeline.labels.book import CLAIM_S, AnsweredError, LabelBook
+from pipeline.labels.names import name_fault, plain_name
 from pipeline.labels.queues import prepare
 from pipeline.labels.splits import audited
 from pipeline.runner import run_stage

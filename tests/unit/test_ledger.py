@@ -23,7 +23,6 @@ from tests import ledgers
 
 BODY = {"model": "m", "messages": [{"role": "user", "content": "é \ud83d \x00"}]}
 REPLY = {"choices": [{"message": {"content": "yes \x00 \ud83d"}}]}
-WAIT_S = 20
 Place = Path | str
 
 
@@ -276,10 +275,10 @@ def test_many_threads_claim_each_call_once(ledger_place: Place, ledger: Ledger) 
 def test_a_cancelled_wait_neither_ends_the_writer_nor_undoes_a_write(ledger: Ledger) -> None:
     asked = ledger.submit([Claim("k", "{}", 0.1)])
     assert asked.cancel() is False
-    assert asked.result(WAIT_S) == [Claimed()]
+    assert asked.result(ledgers.WAIT_S) == [Claimed()]
     kept = ledger.submit([Reply("k", json.dumps(REPLY), 0.1, 1)])
     kept.cancel()
-    kept.result(WAIT_S)
+    kept.result(ledgers.WAIT_S)
     assert claim(ledger, "k") == Recorded(REPLY, 0.1, 1)
 
 
@@ -292,7 +291,7 @@ def test_a_damaged_answer_is_named_and_the_others_are_found(ledger_place: Place,
     with through.engine.begin() as db:
         db.execute(CALLS.update().where(CALLS.c.call_key == "bad").values(response=damaged))
     through.close()
-    good, bad = ledger.submit([Claim("good", "{}", 0.1), Claim("bad", "{}", 0.1)]).result(WAIT_S)
+    good, bad = ledger.submit([Claim("good", "{}", 0.1), Claim("bad", "{}", 0.1)]).result(ledgers.WAIT_S)
     assert good == Recorded(REPLY, 0.04, 1)
     assert isinstance(bad, StorageError)
     assert "the answer to call bad is damaged" in str(bad)

@@ -101,10 +101,10 @@ def test_any_number_of_operations_goes_at_once(ledger_place: Path | str) -> None
     """More than SQLite takes parameters for (32,766); a key that comes again is dealt with in order."""
     keys = [f"{at:064x}" for at in range(12_000)]
     made = Ledger(ledger_place)
-    claims = made.submit([Claim(key, "{}", 0.01) for key in keys]).result(60)
+    claims = made.submit([Claim(key, "{}", 0.01) for key in keys]).result(ledgers.WAIT_S)
     assert claims == [Claimed()] * len(keys)
     again = [step for key in keys[:20] for step in (Reply(key, '{"x": 1}', 0.005, 0.5), Claim(key, "{}", 0.01))]
-    done = made.submit([*again, *(Reply(key, '{"x": 1}', 0.005, 0.5) for key in keys[20:])]).result(60)
+    done = made.submit([*again, *(Reply(key, '{"x": 1}', 0.005, 0.5) for key in keys[20:])]).result(ledgers.WAIT_S)
     assert done == [True, Recorded({"x": 1}, 0.005, 0.5)] * 20 + [True] * (len(keys) - 20)
     assert made.charged_usd() == pytest.approx(12_000 * 0.005)
     made.close()

@@ -20,7 +20,9 @@ from pipeline.store import RunFolder
 from pipeline.workbench import Workbench
 from tests.worlds import Frames, bench, compared, decided, judgments, labels, longer, longer_label, world
 
-SECOND_SLOT = "judge B prefers the second slot 70 % of the time (its first-slot rate is .20 to .40)"
+ON_PAIRS = "people do on the same pairs"
+FIRST_SLOT = "judge B prefers the first slot 71.0% of the time (its first-slot rate is 68.0% to 74.0%)"
+SECOND_SLOT = "judge B prefers the second slot 70.0% of the time (its first-slot rate is 20.0% to 40.0%)"
 ANSWERS = {f"q{at}": ["x", "yy", "zzz"] for at in range(12)}
 
 
@@ -72,7 +74,7 @@ def test_gold_items_judge_people_and_do_nothing_else() -> None:
     texts = dict(warned.select("kind", "text").iter_rows())
     assert set(warned["name"]) == {"tired"}
     assert texts["gold_accuracy"].startswith(
-        "annotator tired is right on 50 % of 20 gold items (.30 to .70); the others"
+        "annotator tired is right on 50.0% of 20 gold items (29.9% to 70.1%); the others"
     )
     assert texts["gold_drift"].startswith("annotator tired is right 100 points less often on the later half")
 
@@ -118,28 +120,28 @@ def bias_row(measure: str, value: float, low: float, high: float, reference: flo
     [
         (
             ("first_slot_rate", 0.71, 0.68, 0.74, 0.5),
-            "judge B prefers the first slot 71 % of the time (its first-slot rate is .68 to .74); .50 would be no bias",
+            f"{FIRST_SLOT}; 50.0% would be no bias",
         ),
         (
             ("first_slot_rate", 0.3, 0.2, 0.4, 0.5),
-            f"{SECOND_SLOT}; .50 would be no bias",
+            f"{SECOND_SLOT}; 50.0% would be no bias",
         ),
         (("first_slot_rate", 0.71, 0.45, 0.9, 0.5), None),
         (("first_slot_rate", 0.55, 0.54, 0.56, 0.5), None),
         (
             ("length_bias", 0.12, 0.08, 0.16, 0.0),
-            "judge B prefers the longer answer 12 points more often than people do on the same pairs (.08 to .16)",
+            "judge B prefers the longer answer 12 points more often than people do on the same pairs (8 to 16 points)",
         ),
         (
             ("length_bias", -0.12, -0.16, -0.08, 0.0),
-            "judge B prefers the longer answer 12 points less often than people do on the same pairs (-.16 to -.08)",
+            "judge B prefers the longer answer 12 points less often than people do on the same pairs (8 to 16 points)",
         ),
         (
             ("self_preference", 0.07, 0.01, 0.13, 0.0),
-            "judge B prefers its own model's answers 7 points more often than people do on the same pairs (.01 to .13)",
+            f"judge B prefers its own model's answers 7 points more often than {ON_PAIRS} (1 to 13 points)",
         ),
         (("self_preference", -0.07, -0.13, -0.01, 0.0), None),
-        (("tie_rate", 0.5, 0.45, 0.55, 0.1), "judge B calls 50 % ties (.45 to .55); people call 10 %"),
+        (("tie_rate", 0.5, 0.45, 0.55, 0.1), "judge B calls 50.0% ties (45.0% to 55.0%); people call 10.0%"),
         (("tie_rate", 0.5, 0.45, 0.55, None), None),
         (("failure_rate", 0.4, 0.2, 0.6, None), "judge B failed on 4 of 10 judgments"),
         (("failure_rate", 0.005, 0.0, 0.01, None), None),
@@ -169,7 +171,7 @@ def test_drift_is_the_change_since_the_snapshot_before() -> None:
     assert newest["difference"] == pytest.approx(0.09)
     assert (newest["difference_low"], newest["difference_high"]) == (pytest.approx(0.04), pytest.approx(0.14))
     texts = warning.table(*empty("agreement", "bias", "annotators"), third, 0.9)["text"].to_list()
-    assert texts == ["judge B: first_slot_rate moved by +0.09 since the run before (.04 to .14)"]
+    assert texts == ["judge B: first_slot_rate moved by +0.09 since the run before (0.04 to 0.14)"]
     # the same judgments and labels again are no new snapshot
     assert trend.extended(third, *empty("agreement", "bias"), "digest 2026-01-01", "2026-01-04").equals(third)
 
@@ -195,8 +197,8 @@ def test_the_stage_writes_its_frames_and_a_changed_run_adds_a_snapshot(tmp_path:
         assert (best["value"], best["n"], best["prompts"]) == (1.0, len(compared(frames)), 12)
         texts = run.folder.read("warnings")["text"].to_list()
         assert (
-            "judge short agrees with people on 0 % (.00 to .00, n = 36); preferring the longer answer agrees on 100 %"
-            in texts
+            "judge short agrees with people on 0.0% (0.0% to 0.0%, n = 36); preferring the longer answer agrees on "
+            "100.0%" in texts
         )
         assert any(text.startswith("every labelled pair has one label") for text in texts)
         assert run.folder.read("trend")["snapshot"].n_unique() == 1
@@ -225,8 +227,8 @@ def test_the_summary_shows_ceiling_floor_and_warnings(tmp_path: Path) -> None:
     text = "\n".join(summary.lines(made, tmp_path))
     assert "ceiling: one of the people agrees with another on 97.8%" in text
     assert "floor: preferring the longer answer agrees on 100.0%" in text
-    assert "warning: judge short agrees with people on 0 %" in text
-    assert "judge short agrees with people on 0 %" in html
+    assert "warning: judge short agrees with people on 0.0%" in text
+    assert "judge short agrees with people on 0.0%" in html
 
 
 def test_a_run_of_the_same_name_beside_it_is_its_past(tmp_path: Path) -> None:
@@ -244,3 +246,31 @@ def test_a_run_of_the_same_name_beside_it_is_its_past(tmp_path: Path) -> None:
 
     assert past("tuesday") == ["monday", "tuesday"]
     assert past("new") == ["monday", "tuesday"]
+
+
+def test_warnings_are_grouped_the_run_s_first_then_the_worst() -> None:
+    def row(about: str, name: str, kind: str) -> dict[str, str]:
+        return {"about": about, "name": name, "kind": kind, "text": f"{name} {kind}"}
+
+    rows = [
+        row("judge", "a", "drift_accuracy"),
+        row("judge", "a", "length"),
+        row("panel", "panel", "below_floor"),
+        row("run", "*", "simulated"),
+        row("judge", "b", "position"),
+        row("judge", "b", "constant"),
+        row("people", "*", "one_label"),
+        row("annotator", "ann", "gold_drift"),
+        row("run", "*", "incomplete_judge"),
+    ]
+    found = warning.grouped(rows)
+    # b's constant answers, the panel below the floor, a's liking of length; people and ann come after these three
+    assert found["shown"] == ["* simulated", "* incomplete_judge", "b constant", "panel below_floor", "a length"]
+    assert found["folded"] == [
+        {"who": "judge b", "texts": ["b position"]},
+        {"who": "judge a", "texts": ["a drift_accuracy"]},
+        {"who": "people", "texts": ["* one_label"]},
+        {"who": "annotator ann", "texts": ["ann gold_drift"]},
+    ]
+    assert sum(len(group["texts"]) for group in found["folded"]) + len(found["shown"]) == len(rows)
+    assert warning.grouped([]) == {"shown": [], "folded": []}

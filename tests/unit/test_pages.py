@@ -147,10 +147,28 @@ def test_a_target_is_told_in_words() -> None:
     missed = {"target": 0.95, "certified": False, "labels_needed": 1200}
     assert gate.at([known, missed], 0.94) is missed
     assert gate.would(known) == (
-        "A target of 90% would have kept 50.0 % of the pairs: agreement 95.0 %, at least 91.0 %, threshold 0.400."
+        "A target of 90% would have kept 50.0% of the pairs: agreement 95.0%, at least 91.0%, threshold 0.400."
     )
     assert "about 1,200 more labels could" in gate.would(missed)
     assert "no number of labels" in gate.would({**missed, "labels_needed": None})
+
+
+def test_imported_pairs_are_pairs() -> None:
+    """No stage put them out: `pair` made none, and those that read them know how many there are."""
+    rows = {
+        "pair": {"in": {"samples": 40, "pairs": 20}, "out": {"pairs": 0}},
+        "judge": {"in": {"pairs": 20, "labels": 0}, "out": {"judgments": 80}},
+        "aggregate": {"in": {"pairs": 20, "judgments": 80}, "out": {"verdicts": 19}},
+        "select": {"in": {"pairs": 20, "verdicts": 19}, "out": {"kept": 12}},
+    }
+    made = {"rows": rows, "certificate": None, "calls": 80, "cost_usd": 0.0, "seconds": 1.0, "judges": {}}
+    assert overview.figures(made, "people")[0] == ("Pairs in the dataset", "12", "of 20 pairs")
+    assert {str(name): after for name, _, after in compare.figures({}, made)}["pairs"] == "20"
+    for given, told in (
+        ({"pair": rows["pair"]}, "of 20 pairs"),
+        ({"load": {"in": {}, "out": {"prompts": 9}}}, "no pairs yet"),
+    ):
+        assert overview.figures({**made, "rows": given}, "people")[0] == ("Pairs in the dataset", "\N{EN DASH}", told)
 
 
 def test_a_missing_certificate_is_no_figure() -> None:

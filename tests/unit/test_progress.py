@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.config import Config
 from pipeline.errors import DataError
-from pipeline.progress import STATUS, Recorded, Silent
+from pipeline.progress import STATUS, Silent, StatusFile
 from pipeline.runner import run_stage
 from pipeline.workbench import Workbench
 
@@ -29,7 +29,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def test_a_stage_is_recorded_when_it_starts_once_a_second_and_when_it_ends(clock: Clock) -> None:
     written: list[dict[str, Any]] = []
-    status = Recorded(Silent(), lambda name, value: written.append({"name": name, **value}))
+    status = StatusFile(Silent(), lambda name, value: written.append({"name": name, **value}))
     status.start("judge", 10, skipped=False)
     status.advance(2)
     clock.now += 1
@@ -47,7 +47,7 @@ def test_a_stage_is_recorded_when_it_starts_once_a_second_and_when_it_ends(clock
 
 def test_a_failed_stage_says_so_and_an_ended_one_stays_ended(clock: Clock) -> None:
     written: list[str] = []
-    status = Recorded(Silent(), lambda _name, value: written.append(str(value["state"])))
+    status = StatusFile(Silent(), lambda _name, value: written.append(str(value["state"])))
     status.failed()
     status.start("pair", 1, skipped=False)
     status.failed()

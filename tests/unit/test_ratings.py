@@ -12,7 +12,7 @@ from pipeline.commands import imports
 from pipeline.importers.base import Conversation
 from pipeline.importers.jsonl import JudgmentRow, LabelRow, PairRow
 from pipeline.stages.labels import labels as labelled
-from pipeline.statistics.raters import ABSENT, Ratings, ratings_of, sides_of
+from pipeline.statistics.raters import ABSENT, Raters, raters_of, sides_of
 from tests.worlds import Frames
 
 
@@ -35,8 +35,8 @@ def imported(
     }
 
 
-def seen(frames: Frames) -> Ratings:
-    return ratings_of(*(frames[name] for name in ("judgments", "labels", "pairs", "samples", "prompts")))
+def seen(frames: Frames) -> Raters:
+    return raters_of(*(frames[name] for name in ("judgments", "labels", "pairs", "samples", "prompts")))
 
 
 def test_sides_are_told_apart_to_twelve_digits() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from dashboard import theme
-from dashboard.report import drawing, sections
+from dashboard import charts, theme
+from dashboard.report import drawing
 from dashboard.report import page as report
 from pipeline import ids, schemas, shown, summary
 from pipeline.workbench import Workbench
@@ -257,6 +257,25 @@ def test_every_entry_of_the_contents_leads_somewhere(tmp_path: Path) -> None:
     assert {f"#{anchor}" for anchor in anchors} == set(links)
 
 
+def test_a_wall_of_warnings_is_folded(tmp_path: Path) -> None:
+    """Of each of the three worst the worst is seen, the way from prompts to dataset beneath it, the rest on request."""
+    names = tuple(f"judge {at}" for at in range(6))
+    with run_of(tmp_path, names, ["yes"]) as run:
+        made = report.write(run)
+        page = Page((run.folder.path / "report.html").read_text(encoding="utf-8"))
+    # each is odd, and out of the panel; to be odd moves the result, to be out of the panel does not
+    assert made["warned"]["shown"] == [f"judge judge {at} is odd" for at in range(3)]
+    assert [group["who"] for group in made["warned"]["folded"]] == [f"judge judge {at}" for at in range(6)]
+    assert [len(group["texts"]) for group in made["warned"]["folded"]] == [1, 1, 1, 2, 2, 2]
+    lists = [attributes["aria-label"] for attributes in page.of("ul") if "warnings" in str(attributes.get("class"))]
+    assert lists == ["Warnings", *(f"Warnings about judge judge {at}" for at in range(6))]
+    assert "9 more warnings" in page.text
+    assert all(page.text.count(text) == 1 for text in made["warnings"])
+    told = [line for line in summary.lines(made, tmp_path) if "warning" in line and "html" not in line]
+    assert told[:3] == [f"warning: judge judge {at} is odd" for at in range(3)]
+    assert told[3:] == ["9 more warnings, about 6 judges or people, stand in the report"]
+
+
 def test_a_run_of_which_nothing_is_known_has_a_page(tmp_path: Path) -> None:
     with bench(tmp_path) as run:
         page = Page(written(run))
@@ -302,7 +321,7 @@ def test_text_has_enough_contrast_in_both_schemes() -> None:
 
 
 def test_a_drawing_takes_the_pages_colours_and_holds_nothing_but_drawing() -> None:
-    with_text = drawing.drawn(sections.charts.accuracy(agreement("lm")))
+    with_text = drawing.drawn(charts.accuracy(agreement("lm")))
     assert 'fill="currentColor"' in with_text
     assert 'fill="#000' not in with_text
     assert 'fill="black"' not in with_text
