@@ -14,10 +14,9 @@ import polars as pl
 
 from judges.base import Comparison, Opinions
 from pipeline import ids
+from pipeline.bootstrap import wilson
 from pipeline.frames import conversation
 
-Z = 1.959963984540054
-"""95 % of a normal distribution."""
 ANSWERS: Mapping[str, str] = {
     "null_model": (
         "(empty)\n\n"
@@ -164,10 +163,3 @@ def rates(controls: pl.DataFrame) -> dict[str, dict[str, Any]]:
             "by_control": {name: {"win_rate": wins, "n": n} for name, wins, n in by_control.iter_rows()},
         }
     return found
-
-
-def wilson(rate: float, n: int) -> tuple[float, float]:
-    """Wilson's (1927) 95 % interval of a rate of *n* draws."""
-    middle = (rate + Z * Z / (2 * n)) / (1 + Z * Z / n)
-    half = Z * math.sqrt(rate * (1 - rate) / n + Z * Z / (4 * n * n)) / (1 + Z * Z / n)
-    return max(middle - half, 0.0), min(middle + half, 1.0)

@@ -1,9 +1,10 @@
-"""Intervals when whole prompts are drawn. Pure.
+"""Intervals: when whole prompts are drawn, and of a rate. Pure.
 
 A statistic here is a function of sums: one row of numbers a prompt, added up. Drawing prompts with replacement is then
 a product of multinomial counts with those rows, whatever the number of judgments behind them.
 """
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -16,6 +17,8 @@ Indices = npt.NDArray[np.int64]
 
 RESAMPLES = 2000
 LEVEL = 0.95
+Z = 1.959963984540054
+"""97.5 % quantile of the normal distribution: intervals are 95 %."""
 MOST_BLOCKS = 500
 """More prompts than this are dealt out to so many blocks, and blocks are drawn. Blocks are as independent as the
 prompts in them, so the interval holds; its width is known from 500 blocks to within about 3 %."""
@@ -65,6 +68,18 @@ def ratio(over: Array, under: Array) -> Array:
     """The quotient over / under; NaN where *under* is 0 (to rounding)."""
     safe = np.abs(under) > 1e-12  # noqa: PLR2004  sums of at most 1e6 terms of order 1
     return np.divide(over, under, out=np.full(np.broadcast(over, under).shape, np.nan), where=safe)
+
+
+def wilson(rate: float, n: float) -> tuple[float, float]:
+    """Wilson's (1927) 95 % interval of a rate; where all *n* draws agree a bootstrap would have no width.
+
+    Args:
+        rate: in [0, 1].
+        n: draws, or as many as they are worth: more than 0, not always whole.
+    """
+    centre = (rate + Z * Z / (2 * n)) / (1 + Z * Z / n)
+    half = Z / (1 + Z * Z / n) * math.sqrt(rate * (1 - rate) / n + Z * Z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def difference_interval(

@@ -6,7 +6,7 @@ same bytes.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -177,38 +177,48 @@ def certificate_words(certificate: Mapping[str, Any] | None) -> str:
     return " ".join(words)
 
 
+ADAPTER = "# Adapter trained by jurybox"
+"""Heading of the cards that we write."""
+
+
 def adapter_card(
     *,
-    dataset: str,
+    dataset: str | None,
     licence: str,
     base_model: str | None,
     adapter: Mapping[str, Any],
     training: Mapping[str, Any],
     evaluation: Mapping[str, Any] | None,
+    report: Mapping[str, Any] | None = None,
 ) -> str:
     """README.md of the trained adapter.
 
     Args:
-        dataset: Hub name of the dataset it was trained on.
+        dataset: Hub name of the dataset it was trained on, where it has one.
         licence: SPDX id.
         base_model: what the adapter goes on; only a Hub name (`org/name`) enters the header.
         adapter: adapter_config.json.
         training: the config's `train`.
         evaluation: evaluation.json, None when there is none.
+        report: training.json, None when there is none.
     """
     known = base_model is not None and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", base_model) is not None
     fields = {
         **licence_fields(licence),
         "library_name": "peft",
         **({"base_model": base_model, "base_model_relation": "adapter"} if known else {}),
-        "datasets": [dataset],
+        **({"datasets": [dataset]} if dataset is not None else {}),
         "pipeline_tag": "text-generation",
-        "tags": ["dpo", "lora", "preference", "jurybox"],
+        "tags": [_method(training), "lora", "preference", "jurybox"],
     }
     base = "an unnamed model" if base_model is None else escaped(shown_model(base_model))
     facts = [
         ("Base model", base),
-        ("Dataset", f"[{escaped(dataset)}](https://huggingface.co/datasets/{dataset})"),
+        *(
+            [("Dataset", f"[{escaped(dataset)}](https://huggingface.co/datasets/{dataset})")]
+            if dataset is not None
+            else []
+        ),
         *((f"train.{escaped(key)}", escaped(str(value))) for key, value in sorted(training.items())),
         *(
             (f"LoRA {key}", escaped(str(adapter[key])))
@@ -217,8 +227,30 @@ def adapter_card(
         ),
     ]
     body = "\n".join(_table(("what", "value"), facts))
-    won = _win_rate(evaluation)
-    return f"{header(fields)}\n# Adapter trained by jurybox\n\n{won}\n\n{body}\n"
+    won = "\n\n".join([*_trained(report), _win_rate(evaluation)])
+    return f"{header(fields)}\n{ADAPTER}\n\n{won}\n\n{body}\n"
+
+
+def _method(training: Mapping[str, Any]) -> str:
+    """The method's name: a built-in kind, or the class in a user's own ``./file.py:Name``."""
+    return plain(str(training.get("method", "preference")).rpartition(":")[2])
+
+
+def _trained(report: Mapping[str, Any] | None) -> Iterator[str]:
+    if report is None:
+        return
+    rows = cast("Mapping[str, Any]", report.get("rows") or {})
+    yield (
+        f"Trained with {escaped(_method(report))} on {rows.get('train', UNCOUNTED)} rows, "
+        f"{report.get('steps', UNCOUNTED)} steps. How the data was made, and how far people agree with it, is on the "
+        "card of the dataset; the loss by step is in `training.json`."
+    )
+    accuracy = report.get("reward_accuracy")
+    if isinstance(accuracy, int | float):
+        yield (
+            f"Reward accuracy on the {rows.get('test', UNCOUNTED)} rows of the test split: {_percent(accuracy)} (share "
+            "of pairs on which the implicit reward of the chosen answer is the larger one)."
+        )
 
 
 def _win_rate(evaluation: Mapping[str, Any] | None) -> str:

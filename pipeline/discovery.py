@@ -16,7 +16,19 @@ from typing import Any
 from pipeline.errors import ConfigError
 
 NOT_KINDS = frozenset(
-    {"asking", "base", "controls", "framing", "panel", "parsing", "recording", "rendering", "sealing", "suspicion"}
+    {
+        "asking",
+        "base",
+        "controls",
+        "framing",
+        "local_models",
+        "panel",
+        "parsing",
+        "recording",
+        "rendering",
+        "sealing",
+        "suspicion",
+    }
 )
 
 

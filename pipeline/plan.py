@@ -426,7 +426,7 @@ class _Planner:
             conversations, _ = load.read_file(config.evaluate.prompts, self.bench.base)
             source, near = config.evaluate.prompts.path.name, config.evaluate.prompts.near_duplicates
             asked = load.prompts(self._later_turns(conversations)[0], source, near)[0]
-        model = evaluate.sides(config, self.bench.folder.path / "model", None)[0]
+        model = evaluate.untrained(config)
         first = config.generators[0] if config.generators else None
         shared = model.model_dump(include=set(ModelConfig.model_fields))
         system, temperatures = first.system if first else None, [config.evaluate.temperature]

@@ -4,14 +4,18 @@ A killed training goes on from its last checkpoint. Drop reasons (ids are pairs 
 says of a row it cannot learn from (``too_long``, ``end_inside``).
 """
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from pipeline import discovery, ids
+from pipeline.card import adapter_card
 from pipeline.config import Config
 from pipeline.errors import StageError
 from pipeline.runner import Frames, Result, Shard, Stage, digest
 from pipeline.stages.load import dropped_frame
+from pipeline.store import storage
 from pipeline.workbench import Workbench
 from training.methods.base import Lesson, Method, base_model
 
@@ -44,6 +48,7 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
     )
     shutil.rmtree(result, ignore_errors=True)
     dropped = _method(config, bench).train(lesson, result)
+    _card(config, result)
 
     def move(fresh: Path) -> None:
         shutil.copytree(result, fresh, dirs_exist_ok=True)
@@ -52,6 +57,26 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
     # Checkpoints of older settings lie here too; none is of use once the adapter is in place.
     shutil.rmtree(run / "training", ignore_errors=True)
     return Result({"dropped": dropped_frame("train", dropped)})
+
+
+def _card(config: Config, folder: Path) -> None:
+    """Write README.md: what training knows; who pushes the adapter writes it again with what only then is known."""
+
+    def told(name: str) -> dict[str, Any]:
+        file = folder / name
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+    text = adapter_card(
+        dataset=None,
+        licence=config.licence,
+        base_model=base_model(config),
+        adapter=told("adapter_config.json"),
+        training={} if config.train is None else config.train.model_dump(mode="json", exclude={"model"}),
+        evaluation=None,
+        report=told("training.json") or None,
+    )
+    with storage(folder):
+        (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def _reads(config: Config) -> object:

@@ -9,7 +9,7 @@ import pytest
 
 from judges import controls
 from judges.base import Comparison, Judgment, Opinions
-from pipeline import report, schemas, summary
+from pipeline import bootstrap, report, schemas, summary
 from pipeline.runner import run_stage
 from pipeline.workbench import Workbench
 from tests.worlds import FAKE_ENGINE, Frames, bench, requests_of, world
@@ -124,8 +124,8 @@ def test_wins_by_hand() -> None:
 
 def test_no_win_of_forty_still_says_how_many_there_may_be() -> None:
     # z^2 / (n + z^2) = 3.8415 / 43.8415
-    assert controls.wilson(0.0, 40) == (0.0, pytest.approx(0.08762, abs=1e-5))
-    assert controls.wilson(1.0, 40)[0] == pytest.approx(1 - 0.08762, abs=1e-5)
+    assert bootstrap.wilson(0.0, 40) == (0.0, pytest.approx(0.08762, abs=1e-5))
+    assert bootstrap.wilson(1.0, 40)[0] == pytest.approx(1 - 0.08762, abs=1e-5)
 
 
 def opened(folder: Path, frames: Frames, **config: Any) -> Workbench:

@@ -4,7 +4,6 @@ A method is one file in this folder that defines ``<Kind>Method`` with a class a
 ``TrainConfig``), one ``reads`` (its files of the dataset) and the method of :class:`Method`.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +40,7 @@ class Method(Protocol):
         ...
 
     def train(self, lesson: Lesson, target: Path) -> dict[str, str]:
-        """Train, and write adapter, tokenizer, README.md and training.json into the new folder *target*.
+        """Train, and write adapter, tokenizer and training.json into the new folder *target*.
 
         Returns:
             Rows that were left out: pair_id -> reason.
@@ -64,18 +63,3 @@ def base_model(config: Config) -> str:
     if config.generators:
         return config.generators[0].model
     raise StageError("there is no model to train: the config has no generators; set train.model")
-
-
-def quiet() -> None:
-    """Keep libraries from drawing and writing over our progress, and from reporting to their makers that we train."""
-    import datasets
-    import huggingface_hub.constants
-    from transformers.utils import logging
-
-    # TRL draws a bar for the reference pass that no argument turns off.
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    untyped: Any = datasets
-    untyped.disable_progress_bars()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
