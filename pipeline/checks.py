@@ -109,5 +109,9 @@ def config_schema() -> dict[str, Any]:
 
     properties = schema["properties"]
     properties["judges"]["items"] = variants("judges", "{Kind}Judge")
-    properties["train"]["anyOf"] = [*variants("training.methods", "{Kind}Method")["anyOf"], {"type": "null"}]
+    one = variants("training.methods", "{Kind}Method")
+    properties["train"] = {
+        **{key: value for key, value in properties["train"].items() if key in {"title", "description", "default"}},
+        "anyOf": [*one["anyOf"], {"type": "array", "items": one}, {"type": "null"}],
+    }
     return schema

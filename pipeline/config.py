@@ -365,7 +365,10 @@ class TrainConfig(Frozen):
     """What every training method has; each method adds its own keys."""
 
     method: str = "dpo"
-    """`dpo`, or your own `./file.py:Name`."""
+    """`dpo`, `sft`, `kto`, `orpo`, `simpo`, `step_dpo`, `reward`, or your own `./file.py:Name`."""
+    model: ModelName | None = None
+    """The model to train, a folder or a Hub name; defaults to the first generator's. Of several methods only the \
+first takes one."""
 
 
 class EvaluateConfig(Frozen):
@@ -392,6 +395,11 @@ class PushConfig(Frozen):
 
 def _of_its_kind(item: object, info: ValidationInfo) -> object:
     return _options(item, "judges", "{Kind}Judge", "kind", JudgeConfig, info)
+
+
+def _of_its_method(item: object, info: ValidationInfo) -> object:
+    fields = {"method": "dpo", **cast("Mapping[str, object]", item)} if isinstance(item, Mapping) else item
+    return _options(fields, "training.methods", "{Kind}Method", "method", TrainConfig, info)
 
 
 class Config(Frozen):
@@ -433,8 +441,8 @@ class Config(Frozen):
     """Share of prompts in the dataset's test split."""
     licence: str = "unknown"
     """Licence named in the dataset card, an SPDX id."""
-    train: SerializeAsAny[TrainConfig] | None = None
-    """Preference training; none stops after the export."""
+    train: tuple[Annotated[SerializeAsAny[TrainConfig], BeforeValidator(_of_its_method)], ...] = ()
+    """Training, one method or a list of them, each going on from the last; none stops after the export."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """Comparison of trained and untrained model."""
     push: PushConfig | None = None
@@ -456,11 +464,11 @@ class Config(Frozen):
 
     @field_validator("train", mode="before")
     @classmethod
-    def _train_method(cls, value: object, info: ValidationInfo) -> object:
-        if isinstance(value, Mapping):
-            with_default = {"method": "dpo", **cast("Mapping[str, object]", value)}
-            return _options(with_default, "training.methods", "{Kind}Method", "method", TrainConfig, info)
-        return value
+    def _one_or_more(cls, value: object, info: ValidationInfo) -> object:
+        if value is None:
+            return ()
+        # One method is checked here, so that what is wrong in it is named without a number.
+        return (_of_its_method(cast("object", value), info),) if isinstance(value, Mapping) else value
 
     @field_validator("ledger", mode="before")
     @classmethod
@@ -510,6 +518,17 @@ class Config(Frozen):
                     ("generators", at, "engine"),
                     f"engine {generator.engine!r} returns a number and writes no answers; allowed: transformers, "
                     "vllm, vllm_batch, your own ./file.py:Name, or `endpoint` instead",
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _one_beginning(self) -> "Config":
+        for at, step in enumerate(self.train):
+            if at and step.model is not None:
+                raise _fault(
+                    ("train", at, "model"),
+                    f"method {at + 1} ({step.method}) goes on from the one before it; leave out `model`, or give it to "
+                    "the first",
                 )
         return self
 
@@ -648,7 +667,13 @@ def _models_at(keys: Sequence[str | int]) -> list[type[BaseModel]]:
         inner = [m.model_fields[key].annotation for m in models if key in m.model_fields]
         found = [model for annotation in inner for model in _models_in(annotation)]
         models = found or models
-    return [known for model in models for known in (model, *model.__subclasses__())]
+    return [known for model in models for known in _with_subclasses(model)]
+
+
+def _with_subclasses(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    yield model
+    for known in model.__subclasses__():
+        yield from _with_subclasses(known)
 
 
 def _models_in(annotation: object) -> list[type[BaseModel]]:

@@ -208,7 +208,7 @@ class _Planner:
         prompts = self._prompts()
         waiting = self._waiting(prompts)
         self._samples(prompts, waiting)
-        if self.config.train is not None:
+        if self.config.train:
             self._evaluate(prompts)
         self.bench.close_engines()
         self.made.rows = [row for asked in self.asked if (row := self._row(asked)).calls_most or row.answered]
@@ -616,7 +616,7 @@ class _Planner:
             made.notes.append("hours are not known before some calls have been timed")
         if self.config.panel.mode == "adaptive":
             made.notes.append("the panel is adaptive: the whole panel's calls are counted, and it asks fewer")
-        if self.config.train is not None:
+        if self.config.train:
             made.notes.append("training, and fitting reward models, are not counted")
         self._against_budget()
 

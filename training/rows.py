@@ -45,11 +45,31 @@ def pairs(path: Path) -> list[Row]:
 
 
 def pair_tokens(tokenizer: Any, row: Row) -> Tokens:
-    """``prompt_ids``, ``chosen_ids``, ``rejected_ids``: as TRL cuts them, where prompt and conversation diverge."""
-    prompt = chat_tokens(tokenizer, row["prompt"], add_generation_prompt=True)
-    wholes = [chat_tokens(tokenizer, [*row["prompt"], *row[side]]) for side in SIDES]
-    at = min(shared(prompt, whole) for whole in wholes)
-    return {"prompt_ids": prompt[:at], "chosen_ids": wholes[0][at:], "rejected_ids": wholes[1][at:]}
+    """``prompt_ids``, ``chosen_ids``, ``rejected_ids``: see :func:`cut`."""
+    prompt, (chosen, rejected) = cut(tokenizer, row["prompt"], [row[side] for side in SIDES])
+    return {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
+
+
+def cut(tokenizer: Any, prompt: list[Row], answers: Sequence[list[Row]]) -> tuple[list[int], list[list[int]]]:
+    """(tokens of the prompt, of each answer), as TRL cuts them: where prompt and conversation diverge.
+
+    A prompt that ends in an assistant's turn is continued: an answer goes on in that turn and no end token follows.
+    """
+    if continued(prompt):
+        opened = prompt[-1]["content"]
+        turns = [[*prompt[:-1], {**prompt[-1], "content": opened + answer[0]["content"]}] for answer in answers]
+        before = chat_tokens(tokenizer, prompt, continue_final_message=True)
+        wholes = [chat_tokens(tokenizer, turn, continue_final_message=True) for turn in turns]
+    else:
+        before = chat_tokens(tokenizer, prompt, add_generation_prompt=True)
+        wholes = [chat_tokens(tokenizer, [*prompt, *answer]) for answer in answers]
+    at = min(shared(before, whole) for whole in wholes)
+    return before[:at], [whole[at:] for whole in wholes]
+
+
+def continued(prompt: Sequence[Row]) -> bool:
+    """Whether answers go on in the last turn of *prompt*."""
+    return prompt[-1]["role"] == "assistant"
 
 
 def shared(one: Sequence[int], other: Sequence[int]) -> int:
@@ -57,7 +77,9 @@ def shared(one: Sequence[int], other: Sequence[int]) -> int:
     return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
-def row_fault(prompt: Sequence[int], answer: Sequence[int], ends: frozenset[int], max_length: int) -> str | None:
+def row_fault(
+    prompt: Sequence[int], answer: Sequence[int], ends: frozenset[int], max_length: int, *, step: bool = False
+) -> str | None:
     """Why an answer cannot be learned from: ``no_end``, ``end_inside``, ``too_long``; None when it can.
 
     Args:
@@ -65,9 +87,12 @@ def row_fault(prompt: Sequence[int], answer: Sequence[int], ends: frozenset[int]
         answer: tokens of the answer.
         ends: tokens that end an answer; there must be exactly one in it (TRL #4481, #1541).
         max_length: tokens that the trainer keeps.
+        step: the answer is a step of a turn that goes on, so no end belongs in it.
     """
     count = sum(token in ends for token in answer)
-    if count != 1:
+    if step and count:
+        return "end_inside"
+    if count != 1 and not step:
         return "end_inside" if count else "no_end"
     return "too_long" if len(prompt) + len(answer) > max_length else None
 
@@ -78,6 +103,14 @@ def dataset(rows: Iterable[Mapping[str, Any]]) -> Any:
 
     untyped: Any = datasets
     return untyped.Dataset.from_list([dict(row) for row in rows])
+
+
+def splits(parts: Mapping[str, Iterable[Mapping[str, Any]]]) -> Any:
+    """*parts* as a ``datasets.DatasetDict``; None of none."""
+    import datasets
+
+    untyped: Any = datasets
+    return untyped.DatasetDict({name: dataset(rows) for name, rows in parts.items()}) if parts else None
 
 
 def counts(dropped: Mapping[str, str]) -> dict[str, int]:

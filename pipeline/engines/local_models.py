@@ -128,7 +128,8 @@ def for_inference(model: Any) -> Any:
 
 def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     """Tokens that end an answer: the tokenizer's, and those at which the model stops."""
-    stops = model.generation_config.eos_token_id
+    # A classifier generates nothing and has no generation config.
+    stops = getattr(model, "generation_config", model.config).eos_token_id
     found = cast("list[int]", stops) if isinstance(stops, list) else [stops]
     return frozenset(int(token) for token in (*found, tokenizer.eos_token_id) if token is not None)
 

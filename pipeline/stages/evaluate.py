@@ -6,7 +6,7 @@ would lose nothing by it. Drop reasons: what the importer says of a row, ``in_tr
 ``refused``, ``rejected``, ``malformed``, ``unanswered`` for prompts that a model did not answer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -197,6 +197,8 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
     training = bench.folder.read_json("model/training.json")
     if training is None:
         raise StageError(f"{folder} holds no trained model; run `jurybox train` first")
+    if training.get("method") == "reward":
+        return _unanswered(training, config, bench)
     start = untrained(config)
     heard = Heard()
     asked, reasons = held_out(shard.frames, config, bench, start, heard)
@@ -228,6 +230,22 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
     return Result(
         {"duels": frame, "calls": calls, "dropped": dropped_frame("evaluate", reasons)}, complete=heard.complete
     )
+
+
+def _unanswered(training: Mapping[str, Any], config: Config, bench: Workbench) -> Result:
+    """A reward model answers nothing: what is known of it is how it ranks the test split."""
+    nothing = dict.fromkeys(("panel_win_rate", "verifier", "kl", "kl_estimator"))
+    result = {
+        **_headline(None),
+        "reason": "a reward model answers no prompt; its reward_accuracy is on the pairs of the test split",
+        **dict.fromkeys(("n", "identical", "panel_n", "kl_n"), 0),
+        **nothing,
+        "reward_accuracy": training.get("reward_accuracy"),
+        "temperature": config.evaluate.temperature,
+        "simulated": config.labels.simulated is not None,
+    }
+    bench.folder.write_json("evaluation.json", result)
+    return Result({})
 
 
 def _duels(

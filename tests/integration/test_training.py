@@ -38,6 +38,7 @@ def row(at: int, chosen: str = GOOD, rejected: str = BAD) -> dict[str, Any]:
         "chosen": [{"role": "assistant", "content": chosen}],
         "rejected": [{"role": "assistant", "content": rejected}],
         "margin": 0.5,
+        "p_chosen": 0.8,
     }
 
 
@@ -51,7 +52,14 @@ def write(run: Path, train: list[dict[str, Any]], test: list[dict[str, Any]]) ->
 
 
 def method(**options: Any) -> DpoMethod:
-    settings = {"batch_size": 4, "learning_rate": 1e-2, "save_steps": 2, "lora": {"r": 4, "alpha": 8}, **options}
+    settings = {
+        "batch_size": 4,
+        "gradient_accumulation": 1,
+        "learning_rate": 1e-2,
+        "save_steps": 2,
+        "lora": {"r": 4, "alpha": 8},
+        **options,
+    }
     return DpoMethod(DpoMethod.Options.model_validate(settings))
 
 
@@ -256,7 +264,7 @@ def evaluated(run: Path, base: Path, student: str, *, force: bool = False, **cha
             {"name": "gone", "kind": "length", "scale": 1.0},
         ],
         "labels": {"simulated": {"kind": "./people.py:People"}},
-        "train": {"max_steps": 4, "batch_size": 4, "learning_rate": 1e-2, "lora": {"r": 4}},
+        "train": {"max_steps": 4, "batch_size": 4, "gradient_accumulation": 1, "learning_rate": 1e-2, "lora": {"r": 4}},
         "evaluate": {"prompts": {"path": str(base / "heldout.jsonl")}, "temperature": 1.0},
         "test_fraction": 0.0,
         **changes,
