@@ -393,6 +393,8 @@ def test_an_export_without_pairs_names_the_remedy(student: str, tmp_path: Path) 
             method(kind).trainer(lesson(tmp_path / "dataset", student))
 
 
+# On a CPU it multiplies what needs no gradient by a kernel of its own, about which torch warns.
+@pytest.mark.filterwarnings("ignore:bitsandbytes..gemv_4bit:UserWarning")
 def test_four_bits_under_an_adapter_learn(tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes", reason="the extra `qlora` is not installed")
     # It packs rows of 64 numbers.
