@@ -16,6 +16,8 @@ from pipeline.errors import StageError
 
 TRAIN, TEST = "dataset/trl_dpo/train.parquet", "dataset/trl_dpo/test.parquet"
 SIDES = ("chosen", "rejected")
+IGNORED = -100
+"""Label of a token that is not learned."""
 Row = dict[str, Any]
 Tokens = dict[str, list[int]]
 

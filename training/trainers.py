@@ -7,7 +7,9 @@ import torch
 import trl as library
 from torch.nn.functional import logsigmoid
 
+from training.prefix import TOLERANCE, SharedPrefix, difference
 from training.reference import References, row_key
+from training.rows import IGNORED
 
 trl: Any = library
 CHANCE = "p_chosen"
@@ -61,9 +63,18 @@ class PairTrainer(Tokenised, _Dpo):
     logps = ("ref_chosen_logps", "ref_rejected_logps")
     sides = ("prompt_ids", "chosen_ids", "rejected_ids")
 
-    def __init__(self, *, soft_weight: float = 0.0, **made: Any) -> None:
-        """*soft_weight*: of the sigmoid loss among the losses, where labels are soft."""
+    def __init__(self, *, soft_weight: float = 0.0, share_prefix: bool = True, **made: Any) -> None:
+        """A trainer.
+
+        Args:
+            soft_weight: of the sigmoid loss among the losses, where labels are soft.
+            share_prefix: read each pair's common beginning once, where that is the same to rounding.
+            made: TRL's own.
+        """
         self.soft_weight = soft_weight
+        self.shared: SharedPrefix | None = None
+        self.plainly: str | None = None if share_prefix else "it was asked to"
+        """Why batches are read as TRL reads them; None where each beginning is read once, or nothing was read yet."""
         super().__init__(**made)
         if soft_weight:
             self.data_collator = _with_chances(self.data_collator)
@@ -73,7 +84,37 @@ class PairTrainer(Tokenised, _Dpo):
         columns = cast("list[str]", self._signature_columns)
         self._signature_columns: Any = columns if CHANCE in columns else [*columns, CHANCE]
 
+    def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> Any:
+        """See TRL."""
+        return cast("Any", super()).compute_ref_log_probs(self._reading(model, inputs), inputs)
+
+    def _reading(self, model: Any, inputs: dict[str, Any]) -> Any:
+        """*model* as it reads pairs: with the beginning once, if that gives what TRL's own way gives on the first."""
+        if self.plainly is not None:
+            return model
+        if self.shared is None:
+            self.shared = SharedPrefix(self.accelerator.unwrap_model(self.model))
+            self.plainly = self.shared.unfit() or self._differs(self.shared, model, inputs)
+        return model if self.plainly is not None else self.shared.reading(model)
+
+    def _differs(self, shared: SharedPrefix, model: Any, inputs: dict[str, Any]) -> str | None:
+        labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, IGNORED)
+        told = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], "labels": labels}
+        with torch.no_grad(), self.accelerator.autocast():
+            plain = model(**told, use_cache=False, fused_lm_head=True)
+            shared.install()
+            try:
+                found = difference(plain, shared.reading(model)(**told, fused_lm_head=True))
+            except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+                shared.remove()
+                return f"its code does not take it ({type(error).__name__}: {error})"
+        if found <= TOLERANCE.get(plain.log_probs.dtype, 0.0):
+            return None
+        shared.remove()
+        return f"a token's log-probability differs by {found:.2g} nats"
+
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+        model = self._reading(model, inputs)
         if not self.soft_weight:
             return cast("Any", super())._compute_loss(model, inputs, return_outputs)
         heard: list[Any] = []
@@ -148,7 +189,7 @@ def experimental(name: str) -> tuple[Any, Any]:
                 tokens = prompt + feature[f"{side}_ids"]
                 row[f"{side}_input_ids"] = tokens
                 row[f"{side}_attention_mask"] = [1] * len(tokens)
-                row[f"{side}_labels"] = [-100] * len(prompt) + feature[f"{side}_ids"]
+                row[f"{side}_labels"] = [IGNORED] * len(prompt) + feature[f"{side}_ids"]
             return row
 
     return Trainer, getattr(module, f"{name}Config")

@@ -149,6 +149,11 @@ class TrlMethod:
         """What is unusual about the options, for the train split *rows* as TRL has it."""
         return practice.warnings(self.options, self.rate, len(rows))
 
+    def about(self, trainer: Any) -> dict[str, Any]:
+        """What else training.json says of how *trainer* went."""
+        del trainer
+        return {}
+
     def train(self, lesson: Lesson, target: Path) -> dict[str, str]:
         """See Method."""
         started = time.monotonic()
@@ -172,6 +177,7 @@ class TrlMethod:
             "eval": measured,
             "reward_accuracy": _first(measured or {}, CURVES["reward_accuracy"]),
             "seconds": round(time.monotonic() - started, 1),
+            **self.about(trainer),
         }
         with storage(target):
             (target / "training.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -132,7 +132,9 @@ def made(kind: Any, student: str, folder: Path, **options: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def dpo(student: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return made(DpoMethod, student, tmp_path_factory.mktemp("dpo"), loss="aot", label_smoothing=EPSILON)
+    return made(
+        DpoMethod, student, tmp_path_factory.mktemp("dpo"), loss="aot", label_smoothing=EPSILON, share_prefix=False
+    )
 
 
 def value(trainer: Any, model: Any, inputs: dict[str, Any], **changes: Any) -> float:

@@ -21,8 +21,9 @@ from tests.integration.test_training import BAD, GOOD, Killed, lesson, row, writ
 from tests.tiny_models import tiny_model, tiny_tokenizer
 from training.methods.dpo import DpoMethod
 from training.methods.kto import KtoMethod, read_thumbs, spread, unbalanced
-from training.methods.sft import IGNORED, SftMethod, conversation_tokens, conversations
+from training.methods.sft import SftMethod, conversation_tokens, conversations
 from training.methods.step_dpo import StepDpoMethod
+from training.rows import IGNORED
 from training.trainers import mismatched
 
 METHODS = ("dpo", "sft", "kto", "orpo", "simpo", "reward")

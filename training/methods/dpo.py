@@ -67,6 +67,8 @@ arXiv:2409.06411)."""
         """Alpha of `alpha_divergence`."""
         sync_reference: SyncOptions | None = None
         """Let the reference follow the model; needs `lora: null`."""
+        share_prefix: bool = True
+        """Read what both answers of a pair begin with once; where that does not give what TRL gives, it is not done."""
 
         @property
         def weights(self) -> dict[str, float]:
@@ -170,7 +172,12 @@ arXiv:2409.06411)."""
         from training.trainers import PairTrainer, trl
 
         soft = self.options.weights["sigmoid"] if self.options.soft_labels else 0.0
-        return PairTrainer(soft_weight=soft, **{**made, "args": trl.DPOConfig(**made["args"])})
+        arguments = {**made, "args": trl.DPOConfig(**made["args"])}
+        return PairTrainer(soft_weight=soft, share_prefix=self.options.share_prefix, **arguments)
+
+    def about(self, trainer: Any) -> dict[str, Any]:
+        """See TrlMethod."""
+        return {"prefix_read_once": trainer.plainly is None, "why_not": trainer.plainly}
 
     @property
     def _asks_certificate(self) -> bool:

@@ -15,11 +15,8 @@ from pipeline.engines.local_models import chat_tokens
 from pipeline.errors import DataError
 from training import rows as dataset_rows
 from training.methods.base import Lesson
-from training.rows import Row, Tokens
+from training.rows import IGNORED, Row, Tokens
 from training.trl import TrlMethod, TrlOptions
-
-IGNORED = -100
-"""Label of a token that is not learned."""
 
 
 class SftMethod(TrlMethod):
