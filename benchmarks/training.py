@@ -89,12 +89,11 @@ def with_talk(rows: list[Row], times: int) -> list[Row]:
     return made
 
 
-def lesson(folder: Path, rows: list[Row], held_out: list[Row]) -> Lesson:
-    """The rows as a run's dataset in *folder*."""
+def lesson(folder: Path, rows: list[Row]) -> Lesson:
+    """The rows as a run's dataset in *folder*; no test split, as TRL's side has none while it trains."""
     place = folder / "dataset" / "trl_dpo"
     place.mkdir(parents=True, exist_ok=True)
     pl.DataFrame(rows).write_parquet(place / "train.parquet")
-    pl.DataFrame(held_out).write_parquet(place / "test.parquet")
     checkpoints = folder / "training" / str(time.monotonic_ns())
     return Lesson(folder / "dataset", STUDENT, 5, checkpoints, folder / "reference", lambda _: None)
 
@@ -131,7 +130,7 @@ def theirs(rows: list[Row], folder: Path, epochs: float, beta: float = BETA, rat
             beta=beta,
             warmup_steps=0.1,
             max_length=1024,
-            save_strategy="no",
+            save_steps=10_000,
             seed=5,
             data_seed=5,
             bf16=False,
@@ -206,7 +205,7 @@ def case(rows: list[Row], epochs: float, rounds: int, folder: Path) -> dict[str,
         place = folder / str(turn)
         other, cpu = spent(theirs(train, place / "trl", epochs))
         seconds["trl"].append(cpu)
-        mine, cpu = spent(ours(lesson(place, train, held_out), epochs))
+        mine, cpu = spent(ours(lesson(place, train), epochs))
         seconds["ours"].append(cpu)
         found["max_logprob_difference"] = logprob_difference(mine)
         found["margin"] = margin(other, held_out)
@@ -223,11 +222,11 @@ def case(rows: list[Row], epochs: float, rounds: int, folder: Path) -> dict[str,
 
 def sweep(rows: list[Row], folder: Path) -> dict[str, float]:
     """Eight runs of one epoch over beta and rate, by both sides."""
-    train, held_out = rows[:-HELD_OUT], rows[-HELD_OUT:]
+    train = rows[:-HELD_OUT]
     theirs_s = ours_s = 0.0
     for beta, rate in SWEEP:
         theirs_s += spent(theirs(train, folder / "trl", 1, beta, rate))[1]
-        ours_s += spent(ours(lesson(folder / "ours", train, held_out), 1, beta, rate))[1]
+        ours_s += spent(ours(lesson(folder / "ours", train), 1, beta, rate))[1]
     return {"ratio_to_trl": theirs_s / ours_s, "trl_cpu_s": theirs_s, "ours_cpu_s": ours_s}
 
 
@@ -248,7 +247,7 @@ def main() -> None:
         for name in given.cases:
             folder = Path(temporary) / name
             if name == "sweep":
-                found[name] = sweep(rows[: given.pairs // 2 + HELD_OUT], folder)
+                found[name] = sweep(rows, folder)
             else:
                 count = given.pairs // (1 + TALK[name] // 2) + HELD_OUT
                 found[name] = case(with_talk(rows[:count], TALK[name]), given.epochs, given.rounds, folder)

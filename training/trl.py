@@ -26,6 +26,8 @@ from training.reference import References, identity
 from training.rows import Row, Tokens
 
 PARTS = 100
+SOON_AGAIN_S = 60.0
+"""What takes no longer than this, at the end of a training, is done again rather than kept in a checkpoint."""
 LOGS = 50
 """Points of the loss curve, about."""
 CURVES = {
@@ -388,9 +390,22 @@ def _progress(lesson: Lesson) -> Any:
 
     class Progress(TrainerCallback):
         told = 0
+        since = 0.0
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            del args, state, control, kwargs
+            self.since = time.monotonic()
+
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            del args, state, control, kwargs
+            self.since = time.monotonic()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            del args, control, kwargs
+            del kwargs
+            ended = state.global_step >= state.max_steps and state.global_step % args.save_steps
+            if ended and time.monotonic() - self.since < SOON_AGAIN_S:
+                # The model itself is written next; a checkpoint beside it would save less than it takes.
+                control.should_save = False
             done = PARTS * state.global_step // state.max_steps
             lesson.advance(done - self.told)
             self.told = done

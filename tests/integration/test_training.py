@@ -192,6 +192,16 @@ def test_a_killed_training_goes_on_and_ends_where_a_straight_one_does(
     assert curves[0] == curves[1]
 
 
+def test_a_short_training_ends_without_a_checkpoint_and_a_regular_one_stays(student: str, tmp_path: Path) -> None:
+    dataset = write(tmp_path, [row(at) for at in range(12)], [])
+    told = lesson(dataset, student)
+    method(save_steps=200).train(told, tmp_path / "one")
+    assert list(told.folder.glob("checkpoint-*")) == []
+    # three steps, a checkpoint every two: the second is one, the end is not
+    method(save_steps=2).train(told, tmp_path / "two")
+    assert [path.name for path in told.folder.glob("checkpoint-*")] == ["checkpoint-2"]
+
+
 def test_the_stage_trains_once_and_again_only_for_what_it_reads(student: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     write(run, [row(at) for at in range(4)], [])
