@@ -3,15 +3,16 @@
 Every swap of two answers, with what is said of them, is made here and nowhere else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import polars as pl
 
 from pipeline.frames import conversation
-from pipeline.stages.labels import Names
 
+Names = Mapping[str, tuple[str, bool]]
+"""Every name of a pair -> (pair_id, whether its a is our b)."""
 SWAPPED = {"a": "b", "b": "a", "tie": "tie"}
 """A label when the two answers change places."""
 OTHER_ORDER = {"ab": "ba", "ba": "ab"}

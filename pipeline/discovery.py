@@ -23,7 +23,7 @@ KINDS = {
     "pipeline.engines": "{Kind}Engine",
     "pipeline.exports": "export",
     "pipeline.filters": "{Kind}Filter",
-    "pipeline.importers": "(?:read|write)_[a-z_]+",
+    "pipeline.importers": "fits",
     "pipeline.pairing": "{Kind}Pairing",
     "training.methods": "{Kind}Method",
 }

@@ -129,7 +129,7 @@ class Controls(dy.Schema):
     """One LM judge's opinion of a constant answer against a real one, apart from the data."""
 
     judge = dy.String(primary_key=True, description="The judge.")
-    control = dy.String(primary_key=True, description="The constant answer, by its name in judges/controls.py.")
+    control = dy.String(primary_key=True, description="The constant answer; pipeline/stages/controls.py names it.")
     prompt_id = dy.String(primary_key=True, regex=ID, description="The prompt that the real answer answers.")
     sample_id = dy.String(regex=ID, description="The real answer.")
     order = dy.Enum(["ab", "ba"], primary_key=True, description="What the judge saw first, by sample id.")
@@ -461,6 +461,9 @@ LONGER = "longer"
 
 PANEL = "panel"
 
+
+THUMB = "thumb"
+"""The aspect of imported feedback in the frame ``ratings``: 1 good, 0 bad."""
 
 GOLD = "gold"
 """The annotator that stands for a known answer, and the queue such labels are in."""

@@ -186,7 +186,7 @@ def _about_replies(made: Mapping[str, Any]) -> list[str]:
         for name, done in changes.items():
             found.append(f"{model} refused `{name}`, so {done}; write it into the config's `body` (or `structured`)")
             if name == "temperature":
-                found.append(f"{model} samples at its own temperature: the column `temperature` of its answers is null")
+                found.append(f"{model} samples at its own temperature; in `samples` the column is null")
     for who, cut in made["cut_off"].items():
         if cut["cut_off"] > CUT_OFF_NOTED * cut["n"]:
             found.append(f"{who}: {cut['cut_off']} of {cut['n']} answers were cut off at max_tokens; raise it")

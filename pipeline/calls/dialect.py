@@ -124,10 +124,13 @@ class Dialect:
         self.refused: dict[str, str] = {}
         """Parameter -> what was done about it, in words."""
         self._learned: dict[str, Callable[[Body], None]] = {}
+        self._usual = self.family is PLAIN and self.structured == PLAIN.structured and not any(changes)
         self._lock = threading.Lock()
 
     def body(self, plain: Mapping[str, Any]) -> Body:
-        """A request as this model takes it; *plain* is one of OpenAI's protocol."""
+        """A request as this model takes it; *plain* is one of OpenAI's protocol, and not changed."""
+        if self._usual and not self._learned:
+            return dict(plain)
         made = self._in_family(plain)
         if "response_format" in made:
             _structure(made, self.structured)

@@ -43,6 +43,7 @@ FILTERED = (
     "guardrail",
 )
 """OpenAI and Azure; Gemini, in capitals; Zhipu; gateways. Gemini's come as ``content_filter: SAFETY`` too."""
+USUAL = ("stop", "length")
 BROKEN = (
     "error",
     "abort",
@@ -224,6 +225,8 @@ def _message(choice: Mapping[str, Any]) -> Mapping[str, Any]:
 def _finish(choice: Mapping[str, Any]) -> str:
     """The endpoint's word for how it ended, in one short line; ``stop`` where it has none or one for the same."""
     told = choice.get("finish_reason") or choice.get("finishReason")
+    if told in USUAL:
+        return told
     word = error_words.shown(str(told))[:80] if isinstance(told, str) else ""
     return (
         "stop"

@@ -28,6 +28,7 @@ TAGS = (
         "<|start|>assistant<|channel|>final<|message|>",
     ),  # gpt-oss, template not applied
 )
+FIRST = tuple(sorted({opening[0] for opening, _ in TAGS}))
 _UNOPENED = re.compile(r"(?<![\"'`\u201c\u2018])(?:</think>|\[/THINK\]|\u25c1/think\u25b7)(?![\"'`\u201d\u2019])")
 """Closing tags that end a reasoning whose opening tag stands in the prompt; one in quotes is being talked about."""
 FIELDS = ("reasoning_content", "reasoning", "thinking")
@@ -50,24 +51,25 @@ class Spoken:
 def split(text: str, given: str | None = None) -> Spoken:
     """*text* without the reasoning at its start; *given* is reasoning that came beside it."""
     start = text.lstrip()
-    for opening, closing in TAGS:
+    # Nearly every text has no tag, and to see that is cheaper than to look for each.
+    for opening, closing in TAGS if start.startswith(FIRST) else ():
         if start.startswith(opening):
             inner, end, rest = start[len(opening) :].partition(closing)
             return Spoken(rest.lstrip() if end else "", _joined(given, inner), bool(end))
-    # Nearly every text has none, and to see that is cheaper than to search it for the pattern.
     if "think" in text or "THINK" in text:
         found = _UNOPENED.search(text)
         if found is not None and not any(opening in text[: found.start()] for opening, _ in TAGS):
             return Spoken(text[found.end() :].lstrip(), _joined(given, text[: found.start()]))
-    return Spoken(text, _joined(given))
+    return Spoken(text, _joined(given) if given else None)
 
 
 def spoken(message: Mapping[str, Any]) -> Spoken:
     """A chat message's answer and reasoning, whatever shape its content has; never raises."""
     content = message.get("content")
-    given = next((text for name in FIELDS if (text := _text(message.get(name)))), None)
-    if given is None:
-        given = _text(message.get("reasoning_details"))
+    given = None
+    for name in (*FIELDS, "reasoning_details"):
+        if given is None and message.get(name):
+            given = _text(message[name])
     if isinstance(content, str):
         return split(content, given)
     texts, thoughts = _parts(content)
@@ -79,7 +81,8 @@ def refusal(message: Mapping[str, Any]) -> str | None:
     said = message.get("refusal")
     if isinstance(said, str) and said.strip():
         return said
-    for part in _listed(message.get("content")):
+    content = message.get("content")
+    for part in () if isinstance(content, str) else _listed(content):
         if part.get("type") == "refusal":
             return _text(part.get("refusal")) or _text(part.get("text")) or "refused"
     return None

@@ -25,8 +25,8 @@ from pipeline.config import (
 )
 from pipeline.engines.base import Request
 from pipeline.errors import ConfigError, EndpointError, UnreachableError
-from pipeline.importers.base import plain
 from pipeline.runner import stages_of
+from pipeline.shown import line
 from pipeline.stages.base import installed_versions
 from pipeline.workbench import Workbench
 
@@ -111,7 +111,7 @@ def served(name: str, endpoint: EndpointConfig) -> str:
     some = cast("list[Any]", rows if isinstance(rows, list) else [])
     rows_of = [cast("dict[str, Any]", row) for row in some if isinstance(row, dict)]
     listed = [str(row["id"]) for row in rows_of if "id" in row]
-    return f"serves {', '.join(plain(one) for one in listed[:5]) or 'no listed model'}"
+    return f"serves {', '.join(line(one, 200) for one in listed[:5]) or 'no listed model'}"
 
 
 def _different(models: Sequence[ModelConfig]) -> list[ModelConfig]:

@@ -14,7 +14,7 @@ from typing import cast
 import polars as pl
 
 from pipeline import ids, schemas
-from pipeline.comparison import OTHER_ORDER, orientation
+from pipeline.comparison import OTHER_ORDER, Names, orientation
 from pipeline.config import Config
 from pipeline.errors import ConfigError, DataError, InputError
 from pipeline.importers.base import Batch, Conversation, JudgmentRow, Kind, PairRow, Refused, SampleRow
@@ -22,7 +22,7 @@ from pipeline.importers.reading.seat import read, why_nothing
 from pipeline.importers.reading.tables import Source
 from pipeline.stages import load
 from pipeline.stages.base import dropped_frame
-from pipeline.stages.labels import Names, labels
+from pipeline.stages.labels import labels
 from pipeline.workbench import Workbench
 
 KINDS = ("prompts", "samples", "pairs", "judgments", "labels")

@@ -124,6 +124,8 @@ class _Run:
         self.found: dict[str, Answer] = {}
         self.tries: Counter[str] = Counter()
         """Batches that ended without an answer, by key."""
+        self.words: dict[str, str] = {}
+        """What the vendor said last of a call that it did not answer, by key."""
         self.running: dict[str, Batch] = {}
         self.inside: dict[str, str] = {}
         """Call key -> tag of the running batch it is in."""
@@ -320,7 +322,7 @@ class _Run:
         """What a line means for the ledger; its answer, where nobody asks again, goes to those that are found."""
         engine = self.engine
         if found.status is None:
-            unmade = found.error[:300] or "no reply"
+            unmade = self.words[found.key] = found.error[:300] or "no reply"
             return (Release(found.key, unmade) if found.unmade else Abandon(found.key, unmade)), None
         told = finality.outcome(found.status, found.body)
         body = cast("dict[str, Any]", found.body) if isinstance(cast("object", found.body), dict) else {}
@@ -330,6 +332,7 @@ class _Run:
             self._note(found.key, read_answer(found.key, body, charged.cost_usd, None))
             fault = charged.fault or None
             return Reply(found.key, json.dumps(body), charged.cost_usd, None, charged.reported_usd, fault), None
+        self.words[found.key] = told.words
         fatal: EndpointError | None = None
         if told.final or told.fate != "again":
             try:
@@ -371,7 +374,8 @@ class _Run:
                 continue
             self.tries[key] += 1
             if self.tries[key] >= self.engine.endpoint.attempts:
-                error = f"left out of {self.tries[key]} batches; the last one is {why}"
+                words = f"; {self.words[key]}" if key in self.words else ""
+                error = f"left out of {self.tries[key]} batches; the last one is {why}{words}"
                 self.found[key] = Answer(Call(key, "unanswered"), reason="unanswered", error=error)
 
     def give_up(self, batch: Batch, *, now: bool) -> str:

@@ -48,7 +48,8 @@ class VllmPoolingServerEngine:
             api_key=self.key,
             max_retries=self.endpoint.attempts - 1,
             timeout=self.endpoint.timeout_s,
-            http_client=openai.DefaultAioHttpClient(),
+            # Conversations follow no redirect to wherever it leads.
+            http_client=openai.DefaultAioHttpClient(follow_redirects=False),
         ) as client:
 
             async def one(request: Request) -> Answer:

@@ -59,7 +59,7 @@ class Provenance:
     rows: pl.DataFrame
     """The dataset, as ``pipeline.stages.export.dataset_rows`` gives it."""
     single: pl.DataFrame
-    """``prompt_id`` and ``split`` of the answers that are in no pair (``pipeline.unpaired``)."""
+    """``prompt_id`` and ``split`` of the answers that are in no pair (``pipeline.labels.unpaired``)."""
     samples: pl.DataFrame
     """The frame ``samples``."""
     sources: Sequence[str]

@@ -40,7 +40,7 @@ from pipeline.importers.reading.conversations import (
 )
 from pipeline.importers.reading.ratings import Rated, at_row, by_prompt
 from pipeline.importers.reading.values import THUMBS, found, listed, name_of, number_of, plain, thumb_of
-from pipeline.unpaired import THUMB as ASPECT
+from pipeline.schemas import THUMB as ASPECT
 
 SIDES = ("chosen", "rejected")
 MARKS = (

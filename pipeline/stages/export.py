@@ -15,10 +15,10 @@ from pipeline.config import Config
 from pipeline.errors import ConfigError, StageError
 from pipeline.exports import card
 from pipeline.labels.splits import is_test
-from pipeline.schemas import ORDER
+from pipeline.labels.unpaired import unpaired_rows
+from pipeline.schemas import ORDER, THUMB
 from pipeline.stages.base import Frames, Result, Shard, Stage, installed_versions
 from pipeline.store import slice_digest
-from pipeline.unpaired import THUMB, unpaired_rows
 from pipeline.workbench import Workbench
 
 COLUMNS = (

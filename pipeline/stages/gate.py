@@ -4,8 +4,8 @@ Certifies the whole rule (panel, selection, filters, margin threshold): with con
 with people at least `target_agreement` of the time. The unit is what the audit drew: prompts, whose outcome is the mean
 over their kept and audited pairs of the people's share for the chosen side (a tie one half), or single pairs.
 
-Thresholds are tested in a fixed order (pipeline/thresholds.py); what other targets and more labels would leave stands
-beside (pipeline/outlook.py).
+Thresholds are tested in a fixed order (pipeline/statistics/thresholds.py); what other targets and more labels would
+leave stands beside (pipeline/statistics/outlook.py).
 """
 
 from collections.abc import Mapping

@@ -4,8 +4,8 @@ A shard is one judge on one bucket of prompts, judge by judge, so that one model
 runs alone and an edited one runs again alone. A failed opinion is a row with ``error``; it is never dropped here.
 
 An adaptive panel judges the pairs with `fit` labels as a whole; then shards ``_adaptive`` ask about the other pairs
-call by call, as pipeline/adaptive.py says. Judges that cannot be asked for one order of one pair (verifiers, reward
-models, judges of single answers or of lists) judge every pair in either mode.
+call by call, as pipeline/aggregation/adaptive.py says. Judges that cannot be asked for one order of one pair
+(verifiers, reward models, judges of single answers or of lists) judge every pair in either mode.
 """
 
 import contextlib

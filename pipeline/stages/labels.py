@@ -14,7 +14,7 @@ from typing import cast
 import polars as pl
 
 from pipeline import discovery, ids, schemas
-from pipeline.comparison import SWAPPED, People, orientation
+from pipeline.comparison import SWAPPED, Names, People, orientation
 from pipeline.config import Config, LabelsConfig, SimulatedConfig
 from pipeline.errors import DataError
 from pipeline.frames import conversation, with_texts
@@ -27,8 +27,6 @@ from pipeline.store import slice_digest
 from pipeline.workbench import Workbench
 
 SHARD = "all"
-Names = Mapping[str, tuple[str, bool]]
-"""Name of a pair -> (pair_id, whether the a of that name is our b)."""
 
 
 def labels(

@@ -3,7 +3,7 @@
 Thresholds go from strict to loose and testing stops at the first failure (fixed-sequence testing, Maurer et al. 1995;
 Angelopoulos et al. 2021, "Learn then Test"). The sequence starts where the test is most likely to pass if the panel's
 own probabilities are right. Order and start depend on margins and on which pairs were audited, never on what people
-said of them, so that they are fixed before the test. The tests are pipeline/bounds.py's.
+said of them, so that they are fixed before the test. The tests are pipeline/statistics/bounds.py's.
 """
 
 import math

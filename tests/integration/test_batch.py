@@ -153,6 +153,7 @@ def test_what_no_batch_answers_is_unanswered_after_the_attempts_and_asked_by_the
     assert len(server.batches) == 3
     assert sum(one.unanswered for one in found) == 3
     assert "left out of 3 batches; the last one is expired" in str(found[-1].error)
+    assert "could not be executed before the completion window expired" in str(found[-1].error)
     assert accounts(tmp_path / "run/ledger.sqlite")[0] == pytest.approx(2 * BATCH_USD)
     assert texts(complete(tmp_path, server.url, 5)) == words(5)
     assert set(server.charged.values()) == {1}

@@ -57,7 +57,7 @@ REASON = ("pipeline/stages/pair.py", '"identical"', '"same_words"')
 ASKED = ("Why?", "How?", "Who?", "When?", "Where?", "What?", "Which?", "Whose?")
 CONFIG = """
 name: extended
-prompts: {{path: questions.txt, format: "{importer}"}}
+prompts: {{path: questions.jsonl, format: "{importer}"}}
 generators: [{{engine: "{engine}", model: canned, temperatures: [0, 1], samples: 2}}]
 pairing: {{strategy: "{pairing}", centre: 1}}
 judges: [{{name: by-vowels, kind: "{judge}", sure: 0.8}}]
@@ -115,8 +115,8 @@ class Tried:
 
 
 def tiny_run(folder: Path, code: Path, kinds: dict[str, str], exported: str) -> Tried:
-    lines = [*(f"{asked} | so" for asked in ASKED), " | an answer alone"]
-    (folder / "questions.txt").write_text("\n".join(lines), encoding="utf-8")
+    rows = [*({"question_text": asked, "known_answer": "so"} for asked in ASKED), {"known_answer": "alone"}]
+    (folder / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     keys = {("method" if name == "training method" else name): kind for name, kind in kinds.items()}
     config = folder / "extended.yaml"
     config.write_text(CONFIG.format(**keys, folder=exported), encoding="utf-8")

@@ -69,6 +69,8 @@ def test_trl_dpo_row_by_hand(tmp_path: Path) -> None:
             "rejected_model": "writer",
             "chosen_temperature": 0.3,
             "rejected_temperature": 1.0,
+            "chosen_finish_reason": "stop",
+            "rejected_finish_reason": "stop",
             "pair_id": made["pairs"]["pair_id"][0],
             "prompt_id": made["prompts"]["prompt_id"][0],
         }

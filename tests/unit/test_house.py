@@ -14,6 +14,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("jurybox", "flows", "dashboard", "pipeline", "judges", "training")
+NAMED = re.compile(
+    rf"\b(?:{'|'.join((*PACKAGES, 'docs', 'tests', 'benchmarks', 'data'))})(?:/[\w-]+)+\.(?:py|md|txt|yaml|jsonl)\b"
+)
+"""A file of the house as pages and docstrings name it."""
 LINT = "from importlinter.cli import lint_imports_command; lint_imports_command()"
 
 
@@ -134,3 +138,16 @@ def test_no_two_boxes_overlap_and_none_leaves_the_house(house: ModuleType) -> No
         assert all(one[1] <= two[0] for one, two in pairwise(ends))
         assert ends[0][0] >= house.MARGIN
         assert ends[-1][1] <= house.WIDTH - house.MARGIN
+
+
+def test_every_file_that_a_page_or_a_docstring_names_is_there() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "docs").glob("*.py")]
+    pages += [file for package in PACKAGES for file in (ROOT / package).rglob("*.py")]
+    # extending.md says NAME for any name.
+    lost = {
+        f"{page.relative_to(ROOT)}: {name}"
+        for page in pages
+        for name in NAMED.findall(page.read_text(encoding="utf-8"))
+        if not name.endswith("/NAME.py") and not (ROOT / name).is_file()
+    }
+    assert lost == set()

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from pipeline.calls import ledger as module
 from pipeline.calls import owners
-from pipeline.calls.ledger import Busy, Claim, Claimed, Ledger, Recorded, Reply
+from pipeline.calls.ledger import Abandon, Busy, Claim, Claimed, Ledger, Recorded, Reply
 from pipeline.calls.records import Money, Records
 from pipeline.calls.tables import CALLS, OWNERS
 from pipeline.errors import BudgetError, ConfigError, StorageError
@@ -94,6 +94,23 @@ def test_an_abandoned_call_stays_charged_and_is_listed(ledger: Ledger) -> None:
     ledgers.answer(ledger, "k", REPLY, 0.04, 1)
     assert ledger.charged_usd() == pytest.approx(0.14)
     assert ledger.possibly_paid() == ["k"]
+
+
+def test_a_reply_that_is_no_answer_stays_charged_with_what_it_cost(ledger: Ledger) -> None:
+    """Three attempts at one call: .03 for an empty answer, .1 for one that got none, .04 for the one that is kept."""
+    claim(ledger, "k")
+    claim(ledger, "other")
+    assert ledgers.did(ledger, Abandon("k", "empty \ud83d \x00", 0.03)) is True
+    assert ledger.charged_usd() == pytest.approx(0.03 + 0.1)
+    assert (ledgers.call(ledger, "k") or {})["error"] == "empty ? \ufffd"
+    claim(ledger, "k")
+    ledgers.abandon(ledger, "k")
+    claim(ledger, "k")
+    ledgers.answer(ledger, "k", REPLY, 0.04, 1)
+    assert ledger.charged_usd() == pytest.approx(0.03 + 0.1 + 0.04 + 0.1)
+    with ledger.records() as records:
+        money = records.money()
+    assert (money.possibly_paid, money.possibly_paid_usd) == (2, pytest.approx(0.13))
 
 
 def test_of_two_living_owners_one_makes_the_call(ledger_place: Place, ledger: Ledger) -> None:

@@ -56,6 +56,7 @@ def test_one_call_an_answer_and_the_raw_score_decides(tmp_path: Path) -> None:
         (Reply(200, {"data": []}), "unanswered: no score: IndexError"),
         (Reply(200, classified("high")), "unanswered: no score: ValueError"),
         (Reply(500, {"error": {"message": "no"}}), "unanswered: "),
+        (Reply(307, "", 0, {"Location": "http://127.0.0.1:9/classify"}), "unanswered: HTTP 307"),
     ],
 )
 def test_an_answer_without_a_score_fails_its_pairs_alone(tmp_path: Path, reply: Reply, error: str) -> None:

@@ -17,10 +17,11 @@ from pipeline.errors import DataError, StageError
 from pipeline.importers.base import Refused
 from pipeline.importers.reading.seat import shapes, sniffed
 from pipeline.importers.reading.tables import Source, hub, table
+from pipeline.labels.unpaired import unpaired_rows
 from pipeline.runner import run_stage
 from pipeline.sampling.turns import with_system
+from pipeline.schemas import THUMB
 from pipeline.stages.export import SPLITS
-from pipeline.unpaired import THUMB, unpaired_rows
 from pipeline.workbench import Workbench
 from tests.files import SHAPES, Rows, said, user
 from tests.worlds import bench, world

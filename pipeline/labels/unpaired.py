@@ -3,9 +3,7 @@
 import polars as pl
 
 from pipeline.labels.splits import is_test
-
-THUMB = "thumb"
-"""The aspect of imported feedback in the frame ``ratings``: 1 good, 0 bad."""
+from pipeline.schemas import THUMB
 
 
 def unpaired_rows(
