@@ -22,7 +22,8 @@ from pipeline import control_tokens, ids
 from pipeline.comparison import Comparison
 from pipeline.config import Frozen, JudgeConfig, ModelConfig, ModelName
 from pipeline.engines.base import Call, Request, Toolbox
-from pipeline.errors import ConfigError, StageError
+from pipeline.engines.local_models import chat_tokens, for_inference, load_classifier, quiet
+from pipeline.errors import StageError
 from pipeline.ids import digest
 from pipeline.progress import Silent
 from pipeline.store import storage
@@ -205,9 +206,8 @@ class RewardModelJudge:
         if self.options.fit is not None and fold not in self.models:
             raise StageError(f"reward model {self.options.name!r} has `fit` and was not given labels")
         source = str(self.models.get(fold, self.options.model))
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        model, tokenizer = load(source, "bfloat16" if device == "cuda" else "float32", new_head=False)
-        model = model.to(device).eval()
+        model, tokenizer = load_classifier(source, new_head=False)
+        model = for_inference(model)
         tokens = {key: _tokens(tokenizer, *answer) for key, answer in answers.items()}
         order = sorted(tokens, key=lambda key: (len(tokens[key]), key))
         why = f"prompt and answer exceed max_length {self.options.max_length}"
@@ -215,7 +215,7 @@ class RewardModelJudge:
         marks = dict.fromkeys(order, unscored)
         for batch in _batches([key for key in order if len(tokens[key]) <= self.options.max_length], tokens):
             rows = [tokens[key] for key in batch]
-            inputs = tokenizer.pad({"input_ids": rows}, padding_side="right", return_tensors="pt").to(device)
+            inputs = tokenizer.pad({"input_ids": rows}, padding_side="right", return_tensors="pt").to(model.device)
             with torch.inference_mode():
                 logits = cast("list[float]", model(**inputs).logits[:, 0].float().tolist())
             marks |= {key: Heard(score, None, None, ()) for key, score in zip(batch, logits, strict=True)}
@@ -233,14 +233,12 @@ def train(options: RewardModelJudge.Options, rows: list[dict[str, Any]], target:
     import transformers
     import trl
 
-    from training.methods.base import quiet
-
     quiet()
     settings = options.fit or FitConfig()
     gpu = torch.cuda.is_available()
     # The head is new: its weights are drawn when the model is loaded.
     transformers.set_seed(seed)
-    model, tokenizer = load(options.model, "float32", new_head=True)
+    model, tokenizer = load_classifier(options.model, "float32", new_head=True)
     # Tokenized here, so that the trainer leaves out no row unseen.
     tokens: list[dict[str, list[int]]] = [
         {f"{side}_ids": _template(tokenizer, row[side]) for side in ("chosen", "rejected")} for row in rows
@@ -289,51 +287,6 @@ def train(options: RewardModelJudge.Options, rows: list[dict[str, Any]], target:
         (target / "fit.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
-def load(name: str, dtype: str, *, new_head: bool) -> tuple[Any, Any]:
-    """(sequence classifier with one output, tokenizer).
-
-    Args:
-        name: folder or Hub name.
-        dtype: of the weights.
-        new_head: whether a model without a trained head will do, because it is about to be trained.
-
-    Raises:
-        ConfigError: it cannot be loaded, has no chat template, or has no trained head where one is needed.
-    """
-    import transformers
-    from transformers.utils import logging
-
-    library: Any = transformers
-
-    level = logging.get_verbosity()
-    logging.disable_progress_bar()
-    # What it would report, a head that is new, is checked below.
-    logging.set_verbosity_error()
-    try:
-        tokenizer = library.AutoTokenizer.from_pretrained(name)
-        model, found = library.AutoModelForSequenceClassification.from_pretrained(
-            name, num_labels=1, dtype=dtype, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ConfigError(
-            f"model {name!r} cannot be loaded as a sequence classifier with one output "
-            f"({str(error).splitlines()[0]}); give a reward model, or a folder that exists beside the config"
-        ) from error
-    finally:
-        logging.set_verbosity(level)
-    if tokenizer.chat_template is None:
-        raise ConfigError(f"model {name!r} has no chat template; give a reward model of chat answers")
-    if found["missing_keys"] and not new_head:
-        raise ConfigError(
-            f"model {name!r} has no trained reward head ({', '.join(sorted(found['missing_keys']))} missing); add "
-            "fit: {epochs: 1} to train one on labels, or give a reward model"
-        )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    return model, tokenizer
-
-
 def _row(one: Labelled) -> dict[str, Any]:
     item = one.comparison
     answers = (item.completion_a, item.completion_b)
@@ -353,7 +306,7 @@ def _tokens(tokenizer: Any, messages: Turns, completion: str) -> list[int]:
 def _template(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
     control = control_tokens.of(tokenizer)
     shown = [{**turn, "content": control_tokens.defused(turn["content"], control)} for turn in messages]
-    return cast("list[int]", tokenizer.apply_chat_template(shown, return_dict=True)["input_ids"])
+    return chat_tokens(tokenizer, shown)
 
 
 def _batches(order: Sequence[str], tokens: Mapping[str, list[int]]) -> list[list[str]]:

@@ -259,6 +259,22 @@ def label(
     serve.serve(page, [str(config), str(folder)], host, port)
 
 
+@app.command("hand-over")
+def hand_over(
+    config: ConfigFile,
+    trainer: Annotated[str, typer.Argument(metavar="TRAINER", help="axolotl or llama_factory.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write; default <run>/handover/TRAINER.")] = None,
+    run_dir: RunDir = None,
+    as_json: Json = False,
+) -> None:
+    """Write config and data with which another trainer does what `train` would."""
+    from pipeline.commands import handover
+
+    with opened(config, run_dir, quiet=True) as bench:
+        files = [str(file) for file in handover.run(bench, trainer, out)]
+    say([f"wrote {file}" for file in files], {"files": files}, as_json=as_json)
+
+
 @app.command()
 def explain(
     config: ConfigFile,

@@ -510,7 +510,10 @@ class TrainConfig(Frozen):
     """What every training method has; each method adds its own keys."""
 
     method: str = "dpo"
-    """`dpo`, or your own `./file.py:Name`."""
+    """`dpo`, `sft`, `kto`, `orpo`, `simpo`, `step_dpo`, `reward`, or your own `./file.py:Name`."""
+    model: ModelName | None = None
+    """The model to train, a folder or a Hub name; defaults to the first generator's. Of several methods only the \
+first takes one."""
 
 
 class EvaluateConfig(Frozen):
@@ -544,6 +547,11 @@ def _with_columns(given: Mapping[str, object], key: str, columns: object) -> dic
     section = given.get(key)
     told = {"columns": columns, **cast("Mapping[str, object]", section)} if isinstance(section, Mapping) else section
     return {**given, **({key: told} if key in given else {})}
+
+
+def _of_its_method(item: object, info: ValidationInfo) -> object:
+    fields = {"method": "dpo", **cast("Mapping[str, object]", item)} if isinstance(item, Mapping) else item
+    return _options(fields, "training.methods", "{Kind}Method", "method", TrainConfig, info)
 
 
 class Config(Frozen):
@@ -591,8 +599,8 @@ class Config(Frozen):
     """Share of prompts in the dataset's test split."""
     licence: str = "unknown"
     """Licence named in the dataset card, an SPDX id."""
-    train: SerializeAsAny[TrainConfig] | None = None
-    """Preference training; none stops after the export."""
+    train: tuple[Annotated[SerializeAsAny[TrainConfig], BeforeValidator(_of_its_method)], ...] = ()
+    """Training, one method or a list of them, each going on from the last; none stops after the export."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """Comparison of trained and untrained model."""
     push: PushConfig | None = None
@@ -649,11 +657,11 @@ class Config(Frozen):
 
     @field_validator("train", mode="before")
     @classmethod
-    def _train_method(cls, value: object, info: ValidationInfo) -> object:
-        if isinstance(value, Mapping):
-            with_default = {"method": "dpo", **cast("Mapping[str, object]", value)}
-            return _options(with_default, "training.methods", "{Kind}Method", "method", TrainConfig, info)
-        return value
+    def _one_or_more(cls, value: object, info: ValidationInfo) -> object:
+        if value is None:
+            return ()
+        # One method is checked here, so that what is wrong in it is named without a number.
+        return (_of_its_method(cast("object", value), info),) if isinstance(value, Mapping) else value
 
     @field_validator("ledger", mode="before")
     @classmethod
@@ -703,6 +711,17 @@ class Config(Frozen):
                     ("generators", at, "engine"),
                     f"engine {generator.engine!r} returns a number and writes no answers; allowed: transformers, "
                     "vllm, vllm_batch, your own ./file.py:Name, or `endpoint` instead",
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _one_beginning(self) -> "Config":
+        for at, step in enumerate(self.train):
+            if at and step.model is not None:
+                raise _fault(
+                    ("train", at, "model"),
+                    f"method {at + 1} ({step.method}) goes on from the one before it; leave out `model`, or give it to "
+                    "the first",
                 )
         return self
 

@@ -208,7 +208,13 @@ def _models_at(keys: Sequence[str | int]) -> list[type[BaseModel]]:
         inner = [m.model_fields[key].annotation for m in models if key in m.model_fields]
         found = [model for annotation in inner for model in _models_in(annotation)]
         models = found or models
-    return [known for model in models for known in (model, *model.__subclasses__())]
+    return [known for model in models for known in _with_subclasses(model)]
+
+
+def _with_subclasses(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    yield model
+    for known in model.__subclasses__():
+        yield from _with_subclasses(known)
 
 
 def _models_in(annotation: object) -> list[type[BaseModel]]:

@@ -311,7 +311,7 @@ def stages_of(config: Config, first: str | None = None, last: str | None = None)
     for name in (first, last):
         if name is not None and name not in ORDER:
             raise InputError(f"{name!r} is no stage; allowed: {', '.join(ORDER)}")
-    wanted = [name for name in ORDER if config.train is not None or name not in {"train", "evaluate"}]
+    wanted = [name for name in ORDER if config.train or name not in {"train", "evaluate"}]
     start = wanted.index(first) if first in wanted else 0
     end = wanted.index(last) + 1 if last in wanted else len(wanted)
     if start >= end:

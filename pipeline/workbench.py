@@ -152,6 +152,10 @@ class Workbench:
         given = os.environ.get(SECRET_ENV)
         return register(given).encode() if given else hashlib.sha256(f"fence {self.config.seed}".encode()).digest()
 
+    def cache(self, name: str) -> Path:
+        """Folder of the run for what is kept by content: without it nothing is wrong, only slower."""
+        return self._whole.path / name
+
     @property
     def workspace(self) -> Path:
         """Where judges keep what they learned from the `fit` labels."""

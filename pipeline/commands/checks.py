@@ -202,6 +202,9 @@ def config_schema() -> dict[str, Any]:
     own = [{"type": "string"}, filters["items"]]
     filters["items"] = {"anyOf": [*own, *variants("pipeline.filters", "{Kind}Filter", FilterConfig)["anyOf"]]}
     properties["judges"]["items"] = variants("judges", "{Kind}Judge", JudgeConfig)
-    methods = variants("training.methods", "{Kind}Method", TrainConfig)["anyOf"]
-    properties["train"]["anyOf"] = [*methods, {"type": "null"}]
+    one = variants("training.methods", "{Kind}Method", TrainConfig)
+    properties["train"] = {
+        **{key: value for key, value in properties["train"].items() if key in {"title", "description", "default"}},
+        "anyOf": [*one["anyOf"], {"type": "array", "items": one}, {"type": "null"}],
+    }
     return schema

@@ -186,7 +186,7 @@ class _Planner:
         prompts = self._prompts()
         waiting = self.there.waiting(prompts)
         self._samples(prompts, waiting)
-        if self.config.train is not None:
+        if self.config.train:
             self._evaluate(prompts)
         self.bench.close_engines()
         self.made.rows = [row for asked in self.asked if (row := self.forecast.row(asked)).calls_most or row.answered]
@@ -342,7 +342,7 @@ class _Planner:
             conversations, _ = load.read_file(config.evaluate.prompts, self.bench.base)
             source, near = config.evaluate.prompts.path.name, config.evaluate.prompts.near_duplicates
             asked = load.prompts(self._later_turns(conversations)[0], source, near)[0]
-        model = evaluate.sides(config, self.bench.folder.local("model"), None)[0]
+        model = evaluate.untrained(config)
         first = config.generators[0] if config.generators else None
         shared = model.model_dump(include=set(ModelConfig.model_fields))
         system, temperatures = first.system if first else None, [config.evaluate.temperature]
@@ -418,7 +418,7 @@ def _remark(made: Plan, planned: Sequence[Asked], forecast: Forecast) -> None:
         made.notes.append("hours are not known before some calls have been timed")
     if config.panel.mode == "adaptive":
         made.notes.append("the panel is adaptive: the whole panel's calls are counted, and it asks fewer")
-    if config.train is not None:
+    if config.train:
         made.notes.append("training, and fitting reward models, are not counted")
     _against_budget(made)
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 from pipeline import control_tokens
 from pipeline.config import ModelConfig
 from pipeline.engines.base import Advance, Answer, Call, Request, Toolbox, spoken
-from pipeline.errors import ConfigError
+from pipeline.engines.local_models import chat_tokens, end_tokens, for_inference, load_model
 
 BATCH_TOKENS = 16_384
 """Prompt and answer tokens in one batch."""
@@ -24,29 +24,11 @@ class TransformersEngine:
 
     def __init__(self, options: ModelConfig, toolbox: Toolbox) -> None:
         del toolbox
-        import torch
-        import transformers
-        from transformers.utils import logging
-
-        library: Any = transformers
-        logging.disable_progress_bar()
         arguments = dict(options.engine_args)
         adapter = cast("str | None", arguments.pop("adapter", None))
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        arguments.setdefault("dtype", "float32" if device == "cpu" else "bfloat16")
-        try:
-            self.tokenizer: Any = library.AutoTokenizer.from_pretrained(options.model, padding_side="left")
-            model: Any = library.AutoModelForCausalLM.from_pretrained(options.model, **arguments)
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"model {options.model!r} cannot be loaded ({str(error).splitlines()[0]}); give a folder that "
-                "exists beside the config, or a Hub name this machine can download"
-            ) from error
-        if adapter is not None:
-            import peft
-
-            model = cast("Any", peft).PeftModel.from_pretrained(model, adapter)
-        self.model: Any = model.to(device).eval()
+        model, self.tokenizer = load_model(options.model, adapter=adapter, **arguments)
+        self.tokenizer.padding_side = "left"
+        self.model: Any = for_inference(model)
         self.options, self.adapter = options, adapter
         self.control = control_tokens.of(self.tokenizer)
         self.context = int(self.model.config.max_position_embeddings)
@@ -85,8 +67,7 @@ class TransformersEngine:
         messages = [
             {"role": role, "content": control_tokens.defused(text, self.control)} for role, text in request.messages
         ]
-        made = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
-        return cast("list[int]", made["input_ids"])
+        return chat_tokens(self.tokenizer, messages, add_generation_prompt=True)
 
     def _call(self, request: Request, prompt: int, completion: int) -> Call:
         identity = repr((self.options.model, self.adapter, request))
@@ -142,8 +123,7 @@ class TransformersEngine:
         ]
 
     def _read(self, request: Request, prompt: int, tokens: list[int], logprobs: Any) -> Answer:
-        ends = self.model.generation_config.eos_token_id
-        stops = set(cast("list[int]", ends if isinstance(ends, list) else [ends]))
+        stops = end_tokens(self.model, self.tokenizer)
         length = next((at + 1 for at, token in enumerate(tokens) if token in stops), len(tokens))
         finished = length > 0 and tokens[length - 1] in stops
         text = cast("str", self.tokenizer.decode(tokens[:length], skip_special_tokens=True))

@@ -17,7 +17,7 @@ from pipeline.errors import ConfigError, StageError
 
 QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
 """Set unless the user did: the progress bars stay readable, and nothing is reported to anyone."""
-LORA_RANKS = (8, 16, 32, 64, 128, 256, 512)
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks that the engine can be built for; it takes any adapter up to that rank."""
 SHUTDOWN_S = 30.0
 """Seconds that the engine's processes get to let go of the memory before they are killed."""

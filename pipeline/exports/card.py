@@ -6,7 +6,7 @@ same bytes.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -170,39 +170,53 @@ def certificate_words(certificate: Mapping[str, Any] | None) -> str:
     return " ".join(words)
 
 
+ADAPTER, MODEL = "# Adapter trained by jurybox", "# Model trained by jurybox"
+"""Headings of the cards that we write."""
+
+
 def adapter_card(
     *,
-    dataset: str,
+    dataset: str | None,
     licence: str,
     base_model: str | None,
     adapter: Mapping[str, Any],
-    training: Mapping[str, Any],
+    training: Sequence[Mapping[str, Any]],
     evaluation: Mapping[str, Any] | None,
+    report: Mapping[str, Any] | None = None,
 ) -> str:
     """README.md of the trained adapter.
 
     Args:
-        dataset: Hub name of the dataset it was trained on.
+        dataset: Hub name of the dataset it was trained on, where it has one.
         licence: SPDX id.
         base_model: what the adapter goes on; only a Hub name (`org/name`) enters the header.
         adapter: adapter_config.json.
-        training: the config's `train`.
+        training: the config's `train`: methods in their order.
         evaluation: evaluation.json, None when there is none.
+        report: training.json, None when there is none.
     """
     known = base_model is not None and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", base_model) is not None
     fields = {
         **licence_fields(licence),
-        "library_name": "peft",
-        **({"base_model": base_model, "base_model_relation": "adapter"} if known else {}),
-        "datasets": [dataset],
+        "library_name": "peft" if adapter else "transformers",
+        **({"base_model": base_model, "base_model_relation": "adapter" if adapter else "finetune"} if known else {}),
+        **({"datasets": [dataset]} if dataset is not None else {}),
         "pipeline_tag": "text-generation",
-        "tags": ["dpo", "lora", "preference", "jurybox"],
+        "tags": [*dict.fromkeys(map(_method, training)), *(["lora"] if adapter else []), "preference", "jurybox"],
     }
     base = "an unnamed model" if base_model is None else escaped(shown_model(base_model))
     facts = [
         ("Base model", base),
-        ("Dataset", f"[{escaped(dataset)}](https://huggingface.co/datasets/{dataset})"),
-        *((f"train.{escaped(key)}", escaped(str(value))) for key, value in sorted(training.items())),
+        *(
+            [("Dataset", f"[{escaped(dataset)}](https://huggingface.co/datasets/{dataset})")]
+            if dataset is not None
+            else []
+        ),
+        *(
+            (f"train{f'[{at}]' if len(training) > 1 else ''}.{escaped(key)}", escaped(str(value)))
+            for at, step in enumerate(training)
+            for key, value in sorted(step.items())
+        ),
         *(
             (f"LoRA {key}", escaped(str(adapter[key])))
             for key in ("r", "lora_alpha", "lora_dropout", "target_modules")
@@ -210,8 +224,34 @@ def adapter_card(
         ),
     ]
     body = "\n".join(_table(("what", "value"), facts))
-    won = _win_rate(evaluation)
-    return f"{header(fields)}\n# Adapter trained by jurybox\n\n{won}\n\n{body}\n"
+    told = "\n\n".join([*_trained(report), _win_rate(evaluation)])
+    return f"{header(fields)}\n{ADAPTER if adapter else MODEL}\n\n{told}\n\n{body}\n"
+
+
+def _method(training: Mapping[str, Any]) -> str:
+    """The method's name: a built-in kind, or the class in a user's own ``./file.py:Name``."""
+    return plain(str(training.get("method", "preference")).rpartition(":")[2])
+
+
+def _trained(report: Mapping[str, Any] | None) -> Iterator[str]:
+    if report is None:
+        return
+    rows = cast("Mapping[str, Any]", report.get("rows") or {})
+    before = cast("Sequence[Mapping[str, Any]]", report.get("before") or ())
+    methods = ", then ".join(escaped(_method(step)) for step in (*before, report))
+    yield (
+        f"Trained with {methods} on {rows.get('train', UNCOUNTED)} rows, "
+        f"{report.get('steps', UNCOUNTED)} steps. How the data was made, and how far people agree with it, is on the "
+        "card of the dataset; the loss by step is in `training.json`."
+    )
+    accuracy = report.get("reward_accuracy")
+    if isinstance(accuracy, int | float):
+        yield (
+            f"Reward accuracy on the {rows.get('test', UNCOUNTED)} rows of the test split: {_percent(accuracy)} (share "
+            "of pairs on which the implicit reward of the chosen answer is the larger one)."
+        )
+    for warning in cast("Sequence[str]", report.get("warnings") or ()):
+        yield f"Unusual: {escaped(warning)}"
 
 
 def _win_rate(evaluation: Mapping[str, Any] | None) -> str:

@@ -75,9 +75,10 @@ def _files(folder: Path) -> dict[str, Path | bytes]:
 
 
 def _adapter_readme(run: RunFolder, config: Config, dataset: str) -> dict[str, Path | bytes]:
-    """The adapter's card, where training left none or an unfilled one. Not written into ``model/``."""
+    """The adapter's card, unless somebody wrote one. Not written into ``model/``."""
     readme = run.local("model/README.md")
-    if readme.is_file() and UNFILLED not in readme.read_text(encoding="utf-8", errors="replace"):
+    told = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else ""
+    if told and UNFILLED not in told and card.ADAPTER not in told and card.MODEL not in told:
         return {}
     adapter: Mapping[str, Any] = run.read_json("model/adapter_config.json") or {}
     base = adapter.get("base_model_name_or_path")
@@ -86,8 +87,9 @@ def _adapter_readme(run: RunFolder, config: Config, dataset: str) -> dict[str, P
         licence=config.licence,
         base_model=base if isinstance(base, str) and base else None,
         adapter=adapter,
-        training={} if config.train is None else config.train.model_dump(mode="json"),
+        training=[step.model_dump(mode="json") for step in config.train],
         evaluation=run.read_json("evaluation.json"),
+        report=run.read_json("model/training.json"),
     )
     return {"README.md": text.encode()}
 

@@ -6,8 +6,7 @@ would lose nothing by it. Drop reasons: what the importer says of a row, ``in_tr
 ``refused``, ``rejected``, ``malformed``, ``unanswered`` for prompts that a model did not answer.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -28,23 +27,13 @@ from pipeline.sampling.turns import frozen_turns, with_system
 from pipeline.stages.base import Frames, Result, Shard, Stage, calls_frame, dropped_frame
 from pipeline.stages.judge import make
 from pipeline.stages.load import prompts, read_file, source_of
-from pipeline.transcript import transcript
 from pipeline.workbench import Workbench
-from training.evaluation import (
-    INTERVAL,
-    KL_ESTIMATOR,
-    Duel,
-    Turns,
-    decide,
-    divergence,
-    weighted,
-    win_rate,
-)
-from training.methods.base import base_model
+from training.base import base_model
+from training.evaluation.divergence import KL_ESTIMATOR, divergence
+from training.evaluation.duels import INTERVAL, Duel, Turns, decide, duel_rows, mean, weighted, win_rate
 
 ANSWERS = 3
 """Answers a prompt: two for the duel, one for the divergence."""
-VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 @dataclass
@@ -55,32 +44,28 @@ class Heard:
     complete: bool = True
 
 
-def sides(config: Config, adapter: Path, rank: int | None) -> tuple[ModelConfig, ModelConfig]:
-    """(untrained, trained): the generator's own engine where the model runs in this process, else transformers.
-
-    Args:
-        config: the run's.
-        adapter: folder of the trained adapter.
-        rank: of the adapter; vLLM reserves room for it.
-    """
+def untrained(config: Config) -> ModelConfig:
+    """The untrained model: by the generator's own engine where that runs in this process, else by transformers."""
     first = config.generators[0] if config.generators else None
     model = base_model(config)
     if first is None or first.engine is None:
         tokens = config.evaluate.max_tokens or (
             first.max_tokens if first else ModelConfig.model_fields["max_tokens"].default
         )
-        untrained = ModelConfig(model=model, engine="transformers", max_tokens=tokens)
-    else:
-        tokens = config.evaluate.max_tokens or first.max_tokens
-        untrained = first.model_copy(update={"model": model, "max_tokens": tokens})
-    extra: dict[str, Any] = {"adapter": str(adapter)}
-    if untrained.engine == "vllm" and rank is not None:
-        extra["max_lora_rank"] = next((size for size in VLLM_RANKS if size >= rank), rank)
-    return untrained, untrained.model_copy(update={"engine_args": {**extra, **untrained.engine_args}})
+        return ModelConfig(model=model, engine="transformers", max_tokens=tokens)
+    tokens = config.evaluate.max_tokens or first.max_tokens
+    return first.model_copy(update={"model": model, "max_tokens": tokens})
+
+
+def trained(start: ModelConfig, folder: Path) -> ModelConfig:
+    """The model in *folder*, run as *start* is: an adapter on it, or a whole model."""
+    if not (folder / "adapter_config.json").is_file():
+        return start.model_copy(update={"model": str(folder)})
+    return start.model_copy(update={"engine_args": {"adapter": str(folder), **start.engine_args}})
 
 
 def held_out(
-    frames: Frames, config: Config, bench: Workbench, untrained: ModelConfig, heard: Heard
+    frames: Frames, config: Config, bench: Workbench, model: ModelConfig, heard: Heard
 ) -> tuple[pl.DataFrame, dict[str, str]]:
     """(the frame ``prompts`` of what both models are asked, drops: id -> reason).
 
@@ -105,12 +90,12 @@ def held_out(
     if any(item.later_turns for item in conversations):
 
         def respond(items: Sequence[Any]) -> list[Answer]:
-            requests = [_request(item.messages, config, untrained, 0.0, 0) for item in items]
-            return bench.engine(untrained).complete(requests, _unseen)
+            requests = [_request(item.messages, config, model, 0.0, 0) for item in items]
+            return bench.engine(model).complete(requests, _unseen)
 
         conversations, silent, answers, _ = frozen_turns(conversations, respond)
         reasons |= silent.rows
-        heard.calls.append(calls_frame([answer.call for answer in answers], f"generate:{untrained.label}"))
+        heard.calls.append(calls_frame([answer.call for answer in answers], f"generate:{model.label}"))
         heard.complete &= not any(answer.unanswered for answer in answers)
     made, repeated = prompts(conversations, settings.path.name, settings.near_duplicates)
     trained_on = {ids.prompt_id(conversation(row)) for row in known.filter(~pl.col("test"))["messages"]}
@@ -209,83 +194,97 @@ def _shards(frames: Frames, config: Config, bench: Workbench) -> list[Shard]:
 
 
 def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
-    adapter = bench.folder.local("model")
+    folder = bench.folder.local("model")
     training = bench.folder.read_json("model/training.json")
     if training is None:
-        raise StageError(f"{adapter} holds no trained model; run `jurybox train` first")
-    settings = bench.folder.read_json("model/adapter_config.json") or {}
-    untrained, trained = sides(config, adapter, settings.get("r"))
+        raise StageError(f"{folder} holds no trained model; run `jurybox train` first")
+    if training.get("method") == "reward":
+        return _unanswered(training, config, bench)
+    start = untrained(config)
     heard = Heard()
-    asked, reasons = held_out(shard.frames, config, bench, untrained, heard)
-    rows = list(asked.sort("prompt_id").iter_rows(named=True))
-    temperature = config.evaluate.temperature
-    before = _answers(rows, config, bench, untrained, [temperature], heard)[0]
-    # One model at a time: on a GPU each engine takes most of the memory.
-    bench.close_engines()
-    after, free = _answers(rows, config, bench, trained, [temperature, 1.0], heard)
-    bench.close_engines()
-    duels: list[Duel] = []
-    for row, old, new in zip(rows, before, after, strict=True):
-        fault = next((why for answer in (old, new) if (why := _fault(answer)) is not None), None)
-        if fault is not None:
-            reasons[row["prompt_id"]] = fault
-        else:
-            turns = with_system(conversation(row["messages"]), _system(config))
-            duels.append(Duel(row["prompt_id"], turns, row["reference"], old.text or "", new.text or ""))
+    asked, reasons = held_out(shard.frames, config, bench, start, heard)
+    duels, free, faults = _duels(asked, config, bench, (start, trained(start, folder)), heard)
+    reasons |= faults
     if not duels:
         raise StageError(
-            f"neither model answered any of {len(rows)} held-out prompts ({sorted(set(reasons.values()))})"
+            f"neither model answered any of {asked.height} held-out prompts ({sorted(set(reasons.values()))})"
         )
-    spoken = [
-        (
-            with_system(conversation(row["messages"]), _system(config)),
-            answer.text or "",
-            answer.finish_reason != "length",
-        )
-        for row, answer in zip(rows, free, strict=True)
-        if _fault(answer) is None
-    ]
-    distances = divergence(untrained.model, adapter, spoken)
     panel = panel_preference(bench, shard.frames, duels, heard)
-    simulated = config.labels.simulated
-    shares: list[float] | None = None
-    if simulated is not None:
-        everyone: People = discovery.find("judges", simulated.kind, "", bench.base)()
-        shares = [decide(everyone, duel, bench.seed) for duel in duels]
+    shares = _people(config, bench, duels)
     result = {
         **_headline(shares),
         "n": len(duels),
         "identical": sum(duel.tie for duel in duels),
-        "panel_win_rate": _mean([share for share in panel if share is not None]),
+        "panel_win_rate": mean([share for share in panel if share is not None]),
         "panel_n": sum(share is not None for share in panel),
         "verifier": pass_rates(bench, duels),
-        "kl": _mean(distances),
+        "kl": mean(distances := divergence(start.model, folder, free)),
         "kl_n": len(distances),
         "kl_estimator": KL_ESTIMATOR,
         "reward_accuracy": training.get("reward_accuracy"),
-        "temperature": temperature,
-        "simulated": simulated is not None,
+        "temperature": config.evaluate.temperature,
+        "simulated": config.labels.simulated is not None,
     }
-    frame = schemas.frame(
-        "duels",
-        [
-            {
-                "prompt_id": duel.prompt_id,
-                "question": transcript(duel.messages),
-                "baseline": duel.baseline,
-                "trained": duel.trained,
-                "people": None if shares is None else shares[at],
-                "panel": panel[at],
-            }
-            for at, duel in enumerate(duels)
-        ],
-    )
+    frame = schemas.frame("duels", duel_rows(duels, shares, panel))
     calls = pl.concat([bench.empty("calls"), *heard.calls]).unique("call_key", keep="first", maintain_order=True)
     return Result(
         {"duels": frame, "calls": calls, "dropped": dropped_frame("evaluate", reasons)},
         complete=heard.complete,
         artefacts={"evaluation.json": result},
     )
+
+
+def _unanswered(training: Mapping[str, Any], config: Config, bench: Workbench) -> Result:
+    """A reward model answers nothing: what is known of it is how it ranks the test split."""
+    nothing = dict.fromkeys(("panel_win_rate", "verifier", "kl", "kl_estimator"))
+    result = {
+        **_headline(None),
+        "reason": "a reward model answers no prompt; its reward_accuracy is on the pairs of the test split",
+        **dict.fromkeys(("n", "identical", "panel_n", "kl_n"), 0),
+        **nothing,
+        "reward_accuracy": training.get("reward_accuracy"),
+        "temperature": config.evaluate.temperature,
+        "simulated": config.labels.simulated is not None,
+    }
+    bench.folder.write_json("evaluation.json", result)
+    return Result({})
+
+
+def _duels(
+    asked: pl.DataFrame, config: Config, bench: Workbench, models: tuple[ModelConfig, ModelConfig], heard: Heard
+) -> tuple[list[Duel], list[tuple[Turns, str, bool]], dict[str, str]]:
+    """(duels of untrained and trained *models*, the trained one's answers for the divergence, drops: id -> reason)."""
+    rows = list(asked.sort("prompt_id").iter_rows(named=True))
+    temperature = config.evaluate.temperature
+    before = _answers(rows, config, bench, models[0], [temperature], heard)[0]
+    # One model at a time: on a GPU each engine takes most of the memory.
+    bench.close_engines()
+    after, free = _answers(rows, config, bench, models[1], [temperature, 1.0], heard)
+    bench.close_engines()
+    turns = [with_system(conversation(row["messages"]), _system(config)) for row in rows]
+    duels: list[Duel] = []
+    reasons: dict[str, str] = {}
+    for row, shown, old, new in zip(rows, turns, before, after, strict=True):
+        fault = next((why for answer in (old, new) if (why := _fault(answer)) is not None), None)
+        if fault is not None:
+            reasons[row["prompt_id"]] = fault
+        else:
+            duels.append(Duel(row["prompt_id"], shown, row["reference"], old.text or "", new.text or ""))
+    spoken = [
+        (shown, answer.text or "", answer.finish_reason != "length")
+        for shown, answer in zip(turns, free, strict=True)
+        if _fault(answer) is None
+    ]
+    return duels, spoken, reasons
+
+
+def _people(config: Config, bench: Workbench, duels: Sequence[Duel]) -> list[float] | None:
+    """The trained model's share of the simulated people in each duel; None where there are none."""
+    simulated = config.labels.simulated
+    if simulated is None:
+        return None
+    everyone: People = discovery.find("judges", simulated.kind, "", bench.base)()
+    return [decide(everyone, duel, bench.seed) for duel in duels]
 
 
 def _headline(shares: Sequence[float] | None) -> dict[str, Any]:
@@ -356,10 +355,6 @@ def _labelled(frames: Frames, bench: Workbench) -> list[Labelled]:
     pairs = frames["pairs"].filter(pl.col("pair_id").is_in(list(human)))
     items: list[Comparison] = comparisons(with_texts(pairs, frames["samples"], frames["prompts"]))
     return [Labelled(item, human[item.pair_id]) for item in items]
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return math.fsum(values) / len(values) if values else None
 
 
 def _unseen(done: int) -> None:

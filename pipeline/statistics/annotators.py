@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import scipy.stats
 
 from pipeline import schemas
 from pipeline.frames import given_by_people
@@ -17,7 +16,6 @@ from pipeline.schemas import ANY
 from pipeline.statistics import intervals as bootstrap
 from pipeline.statistics import kappa
 
-STATISTICS: Any = scipy.stats
 Row = dict[str, object]
 Interval = tuple[float, float, float]
 
@@ -80,10 +78,10 @@ def _place(labels: pl.Series) -> Any:
     return labels.replace_strict({"a": 0, "tie": 1, "b": 2}, return_dtype=pl.Int64).to_numpy()
 
 
-def wilson(right: Sequence[bool]) -> Interval:
-    """(share, low, high) with Wilson's (1927) 95 % interval; with all items right a bootstrap would have no width."""
-    found = STATISTICS.binomtest(sum(right), len(right)).proportion_ci(bootstrap.LEVEL, method="wilson")
-    return sum(right) / len(right), float(found.low), float(found.high)
+def _share(right: Sequence[bool]) -> Interval:
+    """(share, low, high) of right items."""
+    share = sum(right) / len(right)
+    return share, *bootstrap.wilson(share, len(right))
 
 
 def _per_pair(given: pl.DataFrame) -> list[Row]:
@@ -124,13 +122,13 @@ def _gold(items: pl.DataFrame) -> list[Row]:
     for name in sorted(items["annotator"].unique()):
         own = items.filter(pl.col("annotator") == name)
         others = items.filter(pl.col("annotator") != name)["right"]
-        found = wilson(own["right"].to_list())
+        found = _share(own["right"].to_list())
         reference = None if others.is_empty() else float(np.mean(others.to_numpy()))
         rows.append(_row(name, "gold_accuracy", *found, reference, own.height))
         dated = own.filter(pl.col("labelled_at").is_not_null())["right"].to_list()
         half = len(dated) // 2
         if half:
-            change = bootstrap.difference_interval(wilson(dated[half:]), wilson(dated[:half]))
+            change = bootstrap.difference_interval(_share(dated[half:]), _share(dated[:half]))
             rows.append(_row(name, "gold_drift", *change, 0.0, len(dated)))
     return rows
 

@@ -1,4 +1,4 @@
-"""Intervals when whole prompts are drawn. Pure.
+"""Intervals: when whole prompts are drawn, and of a rate. Pure.
 
 A statistic here is a function of sums: one row of numbers a prompt, added up. Drawing prompts with replacement is then
 a product of multinomial counts with those rows, whatever the number of judgments behind them.
@@ -14,6 +14,8 @@ from pipeline.arrays import Array, Integers
 
 RESAMPLES = 2000
 LEVEL = 0.95
+Z = 1.959963984540054
+"""97.5 % quantile of the normal distribution: intervals are 95 %."""
 MOST_BLOCKS = 500
 """More prompts than this are dealt out to so many blocks, and blocks are drawn. Blocks are as independent as the
 prompts in them, so the interval holds; its width is known from 500 blocks to within about 3 %."""
@@ -65,6 +67,18 @@ def ratio(over: Array, under: Array) -> Array:
     return np.divide(over, under, out=np.full(np.broadcast(over, under).shape, np.nan), where=safe)
 
 
+def wilson(rate: float, n: float) -> tuple[float, float]:
+    """Wilson's (1927) 95 % interval of a rate; where all *n* draws agree a bootstrap would have no width.
+
+    Args:
+        rate: in [0, 1].
+        n: draws, or as many as they are worth: more than 0, not always whole.
+    """
+    centre = (rate + Z * Z / (2 * n)) / (1 + Z * Z / n)
+    half = Z / (1 + Z * Z / n) * math.sqrt(rate * (1 - rate) / n + Z * Z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
 def difference_interval(
     first: tuple[float, float, float], second: tuple[float, float, float]
 ) -> tuple[float, float, float]:
@@ -87,14 +101,3 @@ def _counts(blocks: int, seed: int) -> Array:
     """(RESAMPLES, blocks) how often each block is drawn."""
     rng = np.random.default_rng(ids.seed_from(seed, "bootstrap", blocks))
     return rng.multinomial(blocks, np.full(blocks, 1 / blocks), RESAMPLES).astype(np.float64)
-
-
-Z = 1.959963984540054
-"""95 % of a normal distribution."""
-
-
-def wilson(rate: float, n: int) -> tuple[float, float]:
-    """Wilson's (1927) 95 % interval of a rate of *n* draws."""
-    middle = (rate + Z * Z / (2 * n)) / (1 + Z * Z / n)
-    half = Z * math.sqrt(rate * (1 - rate) / n + Z * Z / (4 * n * n)) / (1 + Z * Z / n)
-    return max(middle - half, 0.0), min(middle + half, 1.0)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from pipeline.config import TrainConfig
-from training.methods.base import Lesson
+from training.base import Lesson
 
 
 class RoteMethod:

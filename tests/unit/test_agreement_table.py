@@ -354,7 +354,5 @@ def test_many_prompts_are_dealt_into_blocks_and_the_interval_stays() -> None:
 
 def test_a_difference_recovers_the_variances() -> None:
     # Newcombe 1998, method 10, his example (a): 56/70 against 48/80: .2000, .0524 to .3339
-    from pipeline.statistics.annotators import wilson
-
-    first, second = wilson([True] * 56 + [False] * 14), wilson([True] * 48 + [False] * 32)
+    first, second = ((share, *bootstrap.wilson(share, n)) for share, n in ((56 / 70, 70), (48 / 80, 80)))
     assert [round(value, 4) for value in bootstrap.difference_interval(first, second)] == [0.2, 0.0524, 0.3339]

@@ -356,7 +356,7 @@ def adapter(base_model: str | None, evaluation: dict[str, Any] | None = None) ->
             licence="MIT",
             base_model=base_model,
             adapter={"r": 64, "lora_alpha": 128},
-            training={"method": "dpo", "beta": 0.1},
+            training=[{"method": "dpo", "beta": 0.1}],
             evaluation=evaluation,
         )
     )
@@ -384,3 +384,32 @@ def test_a_base_model_that_is_not_on_the_hub_stays_out_of_the_header(base: str |
     assert "base_model" not in made.data.to_dict()
     assert "/home/me" not in made.text
     assert "has not been compared" in made.text
+
+
+def test_a_card_names_every_method_and_says_what_was_unusual() -> None:
+    report = {
+        "method": "./mine.py:Mine|<b>",
+        "before": [{"method": "sft"}],
+        "rows": {"train": 8, "test": 2},
+        "steps": 3,
+        "reward_accuracy": 0.5,
+        "warnings": ["train.beta is 9 | <script>"],
+    }
+    text = card.adapter_card(
+        dataset=None,
+        licence="MIT",
+        base_model=None,
+        adapter={},
+        training=[{"method": "sft"}, {"method": "./mine.py:Mine|<b>", "beta": 9}],
+        evaluation=None,
+        report=report,
+    )
+    made = ModelCard(text)
+    assert made.data.tags == ["sft", "Mine|<b>", "preference", "jurybox"]
+    assert made.data.library_name == "transformers"
+    assert "Trained with sft, then " in text
+    assert "on 8 rows, 3 steps" in text
+    assert "Reward accuracy on the 2 rows of the test split: 50.0 %" in text
+    assert "| train\\[1\\].beta | 9 |" in text or "| train[1].beta | 9 |" in text
+    assert "<b>" not in text.split("---", 2)[2]
+    assert "<script>" not in text

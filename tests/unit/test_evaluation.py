@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from training.evaluation import Duel, decide, weighted, win_rate
+from training.evaluation.duels import Duel, decide, weighted, win_rate
 
 TURNS = (("user", "What is good?"),)
 

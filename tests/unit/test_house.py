@@ -55,7 +55,7 @@ UPWARD = (
     ),
     ("pipeline/engines/vllm.py", "from judges import base", "pipeline.engines", "judges"),
     ("judges/length.py", "from pipeline.stages import pair", "judges", "pipeline.stages"),
-    ("training/methods/base.py", "from judges import base", "training", "judges"),
+    ("training/base.py", "from judges import base", "training", "judges"),
     ("pipeline/stages/pair.py", "from pipeline import runner", "pipeline.stages", "pipeline.runner"),
     ("pipeline/summary.py", "from dashboard import theme", "pipeline.summary", "dashboard"),
     ("pipeline/pairing/all.py", "import streamlit", "pipeline", "streamlit"),

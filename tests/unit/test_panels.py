@@ -11,7 +11,8 @@ import pytest
 from dashboard import marks
 from dashboard.charts.base import Panel, Shown, panels
 from dashboard.report.added import added
-from dashboard.report.sections import SHORT, Table
+from dashboard.report.base import SHORT
+from dashboard.tables import Table
 from pipeline import discovery
 
 

@@ -1,14 +1,13 @@
 """What training methods speak. Pure: types and the choice of the model; a method touches what its own file says.
 
-A method is one file in this folder that defines ``<Kind>Method`` with a class attribute ``Options`` (a
-``TrainConfig``), one ``reads`` (its files of the dataset) and the method of :class:`Method`.
+A method is one file in ``methods`` that defines ``<Kind>Method`` with a class attribute ``Options`` (a
+``TrainConfig``) and what :class:`Method` asks for.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from pipeline.config import Config
 from pipeline.errors import StageError
@@ -21,27 +20,33 @@ class Lesson:
     dataset: Path
     """The run's folder ``dataset``."""
     model: str
-    """The model to start from: a folder or a Hub name."""
+    """The untrained model: a folder or a Hub name."""
     seed: int
     """Seed of everything random in the training."""
     folder: Path
     """Where checkpoints lie until the result is in place; the same folder after a kill."""
+    cache: Path
+    """Where a training keeps, by content, what a later one would compute again."""
     advance: Callable[[int], None]
     """Told how many more of 100 parts are done."""
+    start: Path | None = None
+    """What the method before this one made, to go on from: an adapter on *model*, or a whole model."""
 
 
 class Method(Protocol):
-    """Turns a dataset into an adapter."""
+    """Turns a dataset into an adapter, or a whole model."""
 
-    reads: ClassVar[tuple[str, ...]]
-    """Files below the run's folder that it is made from: a change of them trains again."""
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Files that it is made from, below the run's folder or absolute: a change of them trains again."""
+        ...
 
     def __init__(self, options: Any) -> None:
         """*options* is an instance of the method's ``Options``."""
         ...
 
     def train(self, lesson: Lesson, target: Path) -> dict[str, str]:
-        """Train, and write adapter, tokenizer, README.md and training.json into the new folder *target*.
+        """Train, and write adapter, tokenizer and training.json into the new folder *target*.
 
         Returns:
             Rows that were left out: pair_id -> reason.
@@ -58,24 +63,8 @@ def base_model(config: Config) -> str:
     Raises:
         StageError: there is neither.
     """
-    own = getattr(config.train, "model", None)
-    if own is not None:
-        return str(own)
+    if config.train and config.train[0].model is not None:
+        return config.train[0].model
     if config.generators:
         return config.generators[0].model
     raise StageError("there is no model to train: the config has no generators; set train.model")
-
-
-def quiet() -> None:
-    """Keep libraries from drawing and writing over our progress, and from reporting to their makers that we train."""
-    import datasets
-    import huggingface_hub.constants
-    from transformers.utils import logging
-
-    # TRL draws a bar for the reference pass that no argument turns off.
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    untyped: Any = datasets
-    untyped.disable_progress_bars()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
