@@ -339,8 +339,19 @@ def _save(trainer: Any, lesson: Lesson, target: Path) -> None:
     adapted = hasattr(model, "peft_config")
     if adapted and lesson.start is not None and not is_adapter(lesson.start):
         model, adapted = model.merge_and_unload(), False
+    if adapted:
+        in_order(*model.peft_config.values())
     model.save_pretrained(str(target), **({"selected_adapters": ["default"]} if adapted else {}))
     trainer.processing_class.save_pretrained(str(target))
+
+
+def in_order(*configs: Any) -> None:
+    """Turn sets in adapters' configs into sorted lists: a set is written as it happens to be hashed in this process."""
+    for config in configs:
+        held = cast("dict[str, Any]", vars(config))
+        for name in held:
+            if isinstance(held[name], set):
+                held[name] = sorted(held[name])
 
 
 def _measure(trainer: Any, tests: Mapping[str, int]) -> dict[str, float] | None:

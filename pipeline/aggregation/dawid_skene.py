@@ -1,6 +1,6 @@
 """Dawid & Skene 1979: every judge has a confusion matrix, every pair a true label, by EM. Pure. Needs no labels.
 
-Through crowd-kit: see crowd.py.
+Through crowd-kit: see pipeline/aggregation/crowd.py.
 """
 
 from pipeline.aggregation.crowd import CrowdKit

@@ -1,6 +1,6 @@
 """GLAD (Whitehill et al. 2009): every judge has an ability, every pair a difficulty, by EM. Pure. Needs no labels.
 
-Through crowd-kit: see crowd.py.
+Through crowd-kit: see pipeline/aggregation/crowd.py.
 """
 
 from typing import Any, ClassVar

@@ -1,6 +1,6 @@
 """One-coin Dawid-Skene: every judge is right with one probability whatever the label, by EM. Pure. Needs no labels.
 
-Through crowd-kit: see crowd.py.
+Through crowd-kit: see pipeline/aggregation/crowd.py.
 """
 
 from pipeline.aggregation.crowd import CrowdKit
