@@ -121,7 +121,7 @@ def _axolotl_adapter(options: Any) -> dict[str, Any]:
 
 
 def _llama_factory(method: str, options: Any, rate: float, model: str, pairs: Mapping[str, Sequence[Row]]) -> Files:
-    """LLaMA-Factory: https://github.com/hiyouga/LLaMA-Factory, data/README.md and examples/."""
+    """LLaMA-Factory: https://github.com/hiyouga/LLaMA-Factory, its data folder and examples."""
     loss = _loss(method, options, {name: name for name in ("sigmoid", "hinge", "ipo")})
     beta = getattr(options, "beta", None)
     stages: dict[str, dict[str, Any]] = {

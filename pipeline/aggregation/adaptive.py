@@ -97,7 +97,7 @@ class Policy:
 
 
 def judged(votes: Votes, policy: Policy, given: Integers, tolerance: float, ask: Ask) -> Votes:
-    """*votes* with the calls that the policy makes.
+    """*votes* with the calls that the policy makes: one a pair at least.
 
     Args:
         votes: calls made so far; NaN elsewhere.
@@ -110,7 +110,9 @@ def judged(votes: Votes, policy: Policy, given: Integers, tolerance: float, ask:
     for step in range(int(given.min()) if len(given) else 0, len(policy.sequence)):
         now = _with(votes, known)
         open_ = np.flatnonzero(made == step)
-        doubtful = open_[policy.flip_probability(now, made)[open_] >= tolerance]
+        # Length alone may leave no doubt, but a pair that nobody judged has no verdict.
+        unheard = np.isnan(known[open_]).all(axis=1)
+        doubtful = open_[unheard | (policy.flip_probability(now, made)[open_] >= tolerance)]
         if len(doubtful):
             known[doubtful, policy.sequence[step]] = ask(policy.sequence[step], doubtful)
             made[doubtful] = step + 1

@@ -409,7 +409,7 @@ def test_a_card_names_every_method_and_says_what_was_unusual() -> None:
     assert made.data.library_name == "transformers"
     assert "Trained with sft, then " in text
     assert "on 8 rows, 3 steps" in text
-    assert "Reward accuracy on the 2 rows of the test split: 50.0 %" in text
+    assert "Reward accuracy on the 2 rows of the test split: 50.0%" in text
     assert "| train\\[1\\].beta | 9 |" in text or "| train[1].beta | 9 |" in text
     assert "<b>" not in text.split("---", 2)[2]
     assert "<script>" not in text
