@@ -102,9 +102,9 @@ def parsed(path: Path) -> tuple[yaml.Node | None, object]:
         # Without the piece of the file that the library shows: a secret may stand in it.
         said = ", ".join(filter(None, (error.context, error.problem)))
         where = error.problem_mark or error.context_mark
-        place = path if where is None else f"{path}:{where.line + 1}"
-        since = "" if error.context_mark is None else f" (since {path}:{error.context_mark.line + 1})"
-        raise ConfigError(f"{place}: is not valid YAML: {shown(masked(said), SHOWN)}{since}") from None
+        # What is missing at the end is told at the last line, not on one behind it.
+        place = path if where is None else f"{path}:{min(where.line + 1, max(len(text.splitlines()), 1))}"
+        raise ConfigError(f"{place}: is not valid YAML: {shown(masked(said), SHOWN)}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: is not valid YAML: {shown(masked(str(error)), SHOWN)}") from None
     except RecursionError:
