@@ -1,7 +1,8 @@
 """The config of a run as frozen pydantic models. Touches no file but to see whether one is there.
 
 Field docstrings are the documentation (``jurybox schema`` prints them); ``pipeline.config_file`` reads YAML into these.
-Unknown keys are errors; paths are relative to the config's folder.
+Unknown keys are errors; paths are relative to the config's folder. One file on purpose: it is the page that says what a
+run can be told, and every model in it is a key of :class:`Config`.
 """
 
 import re

@@ -9,8 +9,6 @@ import os
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
-import pipeline.report
-
 # What a judging process imports, beside the command line.
 import judges.pairwise  # noqa: F401
 import pipeline.engines.endpoint

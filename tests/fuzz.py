@@ -29,7 +29,7 @@ from judges.rendering import fill
 from judges.sealing import sealed, unsealed
 from pipeline.control_tokens import JOINER, defused, holds_control
 from pipeline.engines.base import Request
-from pipeline.engines.endpoint import read_answer
+from pipeline.engines.chat import read_answer
 from pipeline.transcript import transcript
 from tests.endpoints import chat
 from tests.hostile import structural

@@ -3,7 +3,8 @@
 A call is *claimed* (its worst-case cost reserved), then *answered* (the raw reply committed before anything is
 read from it), *released* (surely not made; free to be tried again) or *abandoned* (it may have been made: its
 reservation stays charged, and it may be tried again under a new one). After a crash an answered call is never made
-again. A claim whose owner died is taken over; it may have been paid, so it is listed and stays charged.
+again. A claim whose owner died is taken over; it may have been paid, so it is listed and stays charged. One file on
+purpose: the steps of a call and the transaction that makes them are read together or not understood.
 
 All writes of a process go through one thread that commits whatever is waiting in one transaction, on disk when it
 returns. Within it every step is one statement over the whole batch, its rows a JSON array or a VALUES list: a statement

@@ -89,7 +89,7 @@ def served(name: str, endpoint: EndpointConfig) -> str:
     from pipeline.calls.client import NoReplyError, Reply
     from pipeline.calls.dialect import family_of
     from pipeline.calls.finality import decoded, outcome
-    from pipeline.engines.endpoint import client
+    from pipeline.engines.wire import client
 
     async def asked() -> Reply:
         where = client(name, endpoint, None, family_of(endpoint.base_url, "").key_header)

@@ -14,7 +14,7 @@ from pipeline.calls import tokens
 from pipeline.calls.usage import Usage, cost_usd, read_usage
 from pipeline.config import EndpointConfig, GeneratorConfig, ModelConfig, Price
 from pipeline.engines.base import Answer, Request
-from pipeline.engines.endpoint import call_key, request_body, worst_case_usd
+from pipeline.engines.chat import call_key, request_body, worst_case_usd
 from pipeline.errors import ConfigError
 from pipeline.progress import Silent
 from pipeline.workbench import Workbench

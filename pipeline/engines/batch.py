@@ -25,13 +25,9 @@ from pipeline.calls.usage import charge, surely_unpaid
 from pipeline.calls.vendor import QUEUE_FULL, RETRIED, Vendor, is_transport
 from pipeline.config import BatchConfig, ModelConfig
 from pipeline.engines.base import Advance, Answer, Call, Request, Toolbox
-from pipeline.engines.endpoint import (
-    BACKOFF_S,
-    MOST_BACKOFF_S,
-    EndpointEngine,
-    api_key,
-    read_answer,
-)
+from pipeline.engines.chat import OK, read_answer
+from pipeline.engines.endpoint import BACKOFF_S, MOST_BACKOFF_S, EndpointEngine
+from pipeline.engines.wire import api_key
 from pipeline.errors import BudgetError, EndpointError, InputError, StageError, UnreachableError
 
 COMMIT_AT_ONCE = 500
@@ -40,7 +36,6 @@ LATE_LOOKS = 10
 """Looks at a batch that is over until its files hold all of its calls."""
 BUSY_S = 1.0
 """Between two looks at calls that somebody else is making."""
-OK = 200
 GIVE_UP = "jurybox batches CONFIG --give-up ID"
 GIVE_UP_LOOKS = 5
 

@@ -3,17 +3,14 @@
 Every call goes through the ledger: claimed before it is sent, committed before it is used. What a reply means is
 decided in ``pipeline.calls.finality``; what passes is tried again here, and when a call may go out is the business of
 the endpoint's limiter. Requests are taken one by one as workers get free, so a long run holds no more of them than are
-in flight.
+in flight. One file on purpose: the life of a call from claim to commit is one sequence.
 """
 
 import asyncio
 import gc
-import hashlib
 import json
 import logging
-import math
 import random
-import re
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -24,34 +21,43 @@ from typing import Any, NamedTuple, cast
 
 import orjson
 
-from pipeline import secrets
 from pipeline.calls import finality
 from pipeline.calls.batches import require_kept
-from pipeline.calls.client import Client, NoReplyError, Session, longest_body
+from pipeline.calls.client import NoReplyError, Session, longest_body
 from pipeline.calls.client import Reply as HttpReply
 from pipeline.calls.ledger import Abandon, Busy, Claim, Desk, Ledger, Outcome, Recorded, Release, Reply
 from pipeline.calls.limiter import BYTES_PER_TOKEN, EndpointDeadError, Kind, Limiter, Permit
 from pipeline.calls.streams import assembled, is_stream
-from pipeline.calls.usage import Charge, charge, read_usage, surely_unpaid
-from pipeline.config import OTHER_BOUNDS, EndpointConfig, ModelConfig, Price
+from pipeline.calls.usage import Charge, charge, surely_unpaid
+from pipeline.config import EndpointConfig, ModelConfig
 from pipeline.engines.base import Advance, Answer, Call, Request, Toolbox
-from pipeline.errors import BudgetError, ConfigError, EndpointError, UnreachableError
+from pipeline.engines.chat import (
+    OK,
+    REDIRECT,
+    answer_of,
+    answer_tokens,
+    bounded_usd,
+    call_key,
+    call_of,
+    read_answer,
+    request_body,
+    storable,
+    used_tokens,
+)
+from pipeline.engines.wire import client
+from pipeline.errors import BudgetError, EndpointError, UnreachableError
 
 POLL_S = 0.2
 COLLECT_AFTER = 50_000
 """New containers after which the cycle collector looks at the young ones, while calls are in flight."""
 BACKOFF_S = 0.5
 MOST_BACKOFF_S = 30.0
-TOP_LOGPROBS = 20
-OVERHEAD_TOKENS = 64
-"""Tokens a chat template may add to the bytes of a request, for the worst-case cost."""
 DRAIN_S = 20.0
 """How long calls in flight are waited for when a run is stopped; then they stay charged as possibly paid."""
 LOG = logging.getLogger("jurybox")
 UNSENT = "stopped before it was sent"
 SHARED_AFTER = 3
 """Calls in a row for which a person has to mend something, until the endpoint is taken to refuse them all."""
-OK, REDIRECT = 200, 300
 MOST_CHANGES = 8
 """Times that a call is made again with a parameter less."""
 
@@ -129,7 +135,7 @@ class EndpointEngine:
         plain = request_body(self.options.model, request)
         body = self.dialect.body(plain)
         encoded = orjson.dumps(body)
-        longest = _longest(body, request.max_tokens)
+        longest = answer_tokens(body, request.max_tokens)
         return _Prepared(
             at,
             request,
@@ -138,7 +144,7 @@ class EndpointEngine:
             body,
             encoded,
             encoded.decode(),
-            _worst_case_usd(len(encoded), longest, self.price) * self.excess,
+            bounded_usd(len(encoded), longest, self.price) * self.excess,
             len(encoded) / BYTES_PER_TOKEN + longest,
         )
 
@@ -158,7 +164,7 @@ class EndpointEngine:
         if found.final:
             self.got_through()
         status = "answered" if found.final else "unanswered"
-        return Answer(Call(key, status), reason=found.reason, error=_plain(found.words))
+        return Answer(Call(key, status), reason=found.reason, error=storable(found.words))
 
     def got_through(self) -> None:
         """Take note that a call got a final reply."""
@@ -334,7 +340,7 @@ class _Run:
         self.engine.got_through()
         response = heard.response or {}
         charged = self.engine.charge(call, response)
-        answer = _read(_call(call.key, charged, heard.latency), heard.found, response)
+        answer = answer_of(call_of(call.key, charged, heard.latency), heard.found, response)
         reply = Reply(
             call.key, heard.text, charged.cost_usd, heard.latency, charged.reported_usd, charged.fault or None
         )
@@ -429,7 +435,7 @@ class _Run:
         started, worker = time.monotonic(), cast("asyncio.Task[None]", asyncio.current_task())
         self.in_flight.add(worker)
         try:
-            reply = await self.session.post(call.body, longest_body(_longest(call.sent, call.request.max_tokens)))
+            reply = await self.session.post(call.body, longest_body(answer_tokens(call.sent, call.request.max_tokens)))
         except NoReplyError as problem:
             self.limiter.exit(permit, "timeout" if problem.timeout else "failed")
             return _Heard(finality.no_reply(str(problem)), status=problem.status, unpaid=not problem.sent)
@@ -441,7 +447,7 @@ class _Run:
         finally:
             self.in_flight.discard(worker)
         heard = _heard(reply, time.monotonic() - started)
-        used = None if heard.response is None or heard.status != OK else _used(heard.response)
+        used = None if heard.response is None or heard.status != OK else used_tokens(heard.response)
         self.limiter.exit(permit, _kind(heard.found), reply.headers, used)
         return heard
 
@@ -464,85 +470,6 @@ def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:
         return None
     return uvloop.new_event_loop
-
-
-def request_body(model: str, request: Request) -> dict[str, Any]:
-    """The JSON body of a chat completion."""
-    body: dict[str, Any] = {
-        "model": model,
-        "messages": [{"role": role, "content": content} for role, content in request.messages],
-        "max_tokens": request.max_tokens,
-        "temperature": request.temperature,
-        "seed": request.seed,
-        "stream": False,
-    }
-    if request.top_p < 1:
-        body["top_p"] = request.top_p
-    if request.choices:
-        body |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
-    if request.response_schema is not None:
-        body["response_format"] = {
-            "type": "json_schema",
-            "json_schema": {"name": "verdict", "strict": True, "schema": dict(request.response_schema)},
-        }
-    return body
-
-
-def call_key(base_url: str, body: Mapping[str, Any], request: Request) -> str:
-    """SHA-256 over everything that decides the answer: endpoint, whole body, sample index and attempt."""
-    parts = [base_url.rstrip("/"), body, request.sample_index, request.attempt]
-    return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
-
-
-def worst_case_usd(body: Mapping[str, Any], price: Price | None) -> float:
-    """The most a call can cost: a token is at least a byte, and the answer at most as long as it may be."""
-    return _worst_case_usd(len(orjson.dumps(body)), _longest(body, 0), price)
-
-
-def _worst_case_usd(prompt_bytes: int, max_tokens: int, price: Price | None) -> float:
-    if price is None:
-        return 0.0
-    return ((prompt_bytes + OVERHEAD_TOKENS) * price.input + max_tokens * price.output) / 1e6
-
-
-def read_answer(key: str, response: Mapping[str, Any], cost: float, latency: float | None) -> Answer:
-    """An Answer from a raw reply of status 200; one of the wrong shape is a failed answer, never an exception."""
-    used = read_usage(response)
-    call = Call(key, "answered", used.prompt_tokens, used.cached_tokens, used.completion_tokens, cost, latency)
-    return _read(call, finality.outcome(OK, response), response)
-
-
-def _read(call: Call, found: finality.Outcome, response: Mapping[str, Any]) -> Answer:
-    thought = None if found.said is None or found.said.reasoning is None else _text(found.said.reasoning)
-    if found.fate != "answer" or found.said is None:
-        if not found.final:
-            call = replace(call, status="unanswered")
-        finish = found.finish_reason
-        return Answer(call, None, finish, reason=found.reason, error=_plain(found.words), reasoning=thought)
-    total, first = _logprobs(response)
-    return Answer(call, _text(found.said.answer), found.finish_reason, total, first, reasoning=thought)
-
-
-def _logprobs(response: Mapping[str, Any]) -> tuple[float | None, dict[str, float] | None]:
-    """(sum over the tokens, token -> log-probability at the first position), nats; None where there are none."""
-    try:
-        about: Any = response["choices"][0].get("logprobs") or {}
-        tokens: list[Any] = about.get("content") or []
-        if not tokens:
-            return None, None
-        others: list[Any] = tokens[0].get("top_logprobs") or []
-        first = {_plain(str(one["token"])): float(one["logprob"]) for one in others}
-        total = min(sum(float(token["logprob"]) for token in tokens), 0.0)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
-        return None, None  # what stands there is no log-probability
-    return total if math.isfinite(total) else None, first
-
-
-def _call(key: str, charged: Charge, latency: float) -> Call:
-    used = charged.usage
-    return Call(
-        key, "answered", used.prompt_tokens, used.cached_tokens, used.completion_tokens, charged.cost_usd, latency
-    )
 
 
 def _heard(reply: HttpReply, latency: float) -> _Heard:
@@ -577,28 +504,6 @@ def _decoded(body: bytes) -> tuple[object, str]:
         return text, text
 
 
-def _longest(body: Mapping[str, Any], otherwise: int) -> int:
-    """Tokens that an answer may have by its request."""
-    bounds = [body[name] for name in ("max_tokens", *OTHER_BOUNDS) if isinstance(body.get(name), int)]
-    return max(bounds, default=otherwise)
-
-
-def _used(response: Mapping[str, Any]) -> float | None:
-    """Tokens of a call, for the vendor's limit of them."""
-    used = read_usage(response)
-    return None if used.fault else float((used.prompt_tokens or 0) + (used.completion_tokens or 0))
-
-
-def _text(said: str) -> str:
-    """What a model wrote as a file can hold it: half of a character, as a cut or a broken encoder leaves, is U+FFFD."""
-    return said.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _plain(text: str) -> str:
-    """*text* as a file can hold it: a lone surrogate, which JSON can spell, is a question mark."""
-    return text.encode(errors="replace").decode()
-
-
 def _kind(found: finality.Outcome) -> Kind:
     """What a reply says about the endpoint."""
     if found.throttled:
@@ -609,68 +514,3 @@ def _kind(found: finality.Outcome) -> Kind:
 def _backoff(count: int) -> float:
     """Seconds before the next try: doubling, with half of it random so that calls that failed together part."""
     return min(MOST_BACKOFF_S, BACKOFF_S * 2**count) * random.uniform(0.5, 1)  # noqa: S311  no secret hangs on it
-
-
-def api_key(name: str, endpoint: EndpointConfig) -> str:
-    """The endpoint's key from its environment variable.
-
-    Raises:
-        ConfigError: the variable is named and not set.
-    """
-    if endpoint.api_key_env is None:
-        return "none"
-    try:
-        key = secrets.read(endpoint.api_key_env)
-    except ValueError as error:
-        raise ConfigError(f"endpoint {name!r}: {error}") from None
-    if not key:
-        raise ConfigError(
-            f"endpoint {name!r} takes its key from {endpoint.api_key_env}, which is not set; export it, or remove "
-            "api_key_env if the server needs none"
-        )
-    return key
-
-
-def client(name: str, endpoint: EndpointConfig, options: ModelConfig | None, key_header: str | None) -> Client:
-    """How an endpoint is spoken to: for a model with its own headers and query, or for itself.
-
-    Args:
-        name: of the endpoint.
-        endpoint: its config.
-        options: the model's.
-        key_header: the header that takes the bare key besides ``Authorization``.
-
-    Raises:
-        ConfigError: a key or variable is named and not set.
-    """
-    key = api_key(name, endpoint)
-    headers: dict[str, str | None] = {} if key_header is None or endpoint.api_key_env is None else {key_header: key}
-    query: dict[str, str] = {}
-    for wire in (endpoint, options):
-        if wire is None:
-            continue
-        for header, value in wire.headers.items():
-            headers[header] = (
-                None if value is None else _filled(value.get_secret_value(), f"endpoint {name!r}, headers")
-            )
-        for field, given in wire.query.items():
-            query[field] = _filled(given, f"endpoint {name!r}, query", secret=secrets.confidential(field))
-    return Client(endpoint.base_url, key, headers, query)
-
-
-def _filled(text: str, where: str, *, secret: bool = True) -> str:
-    """*text* with each ``${NAME}`` replaced by that environment variable, registered if it is a *secret*."""
-
-    def value(found: re.Match[str]) -> str:
-        try:
-            variable = secrets.read(found[1], secret=secret)
-        except ValueError as error:
-            raise ConfigError(f"{where}: {error}") from None
-        if not variable:
-            raise ConfigError(f"{where}: the environment variable {found[1]} is not set; export it")
-        return variable
-
-    made = re.sub(r"\$\{(\w+)\}", value, text)
-    if not (made.isascii() and made.isprintable()):
-        raise ConfigError(f"{where}: a value holds line breaks or characters that no header has; correct it")
-    return made

@@ -20,8 +20,7 @@ from pipeline.calls.batches import line
 from pipeline.calls.finality import no_reply, outcome
 from pipeline.config import ModelConfig
 from pipeline.engines.base import Advance, Answer, Call, Request, Toolbox
-from pipeline.engines.batch import OK
-from pipeline.engines.endpoint import read_answer, request_body
+from pipeline.engines.chat import OK, read_answer, request_body
 from pipeline.engines.vllm import QUIET
 from pipeline.errors import ConfigError, StageError
 

@@ -17,7 +17,7 @@ from pipeline.calls.finality import outcome
 from pipeline.config import ModelConfig
 from pipeline.control_tokens import defused
 from pipeline.engines.base import Advance, Answer, Call, Request, Toolbox
-from pipeline.engines.endpoint import api_key
+from pipeline.engines.wire import api_key
 from pipeline.errors import EndpointError, UnreachableError
 
 FATAL = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)

@@ -22,7 +22,7 @@ from pipeline.commands import batches
 from pipeline.config import Price
 from pipeline.engines import batch as batch_engine
 from pipeline.engines.base import Answer, Request
-from pipeline.engines.endpoint import request_body, worst_case_usd
+from pipeline.engines.chat import request_body, worst_case_usd
 from pipeline.errors import BudgetError, ConfigError, EndpointError, InputError, StageError
 from pipeline.runner import run_stage
 from pipeline.store import RunFolder

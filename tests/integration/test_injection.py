@@ -19,7 +19,7 @@ from pipeline.comparison import Comparison
 from pipeline.config import ModelConfig
 from pipeline.control_tokens import JOINER, defused
 from pipeline.engines.base import Answer, Call, Request
-from pipeline.engines.endpoint import request_body
+from pipeline.engines.chat import request_body
 from pipeline.runner import run_stage
 from pipeline.transcript import transcript
 from tests.endpoints import Body, Endpoint

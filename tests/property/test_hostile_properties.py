@@ -12,7 +12,7 @@ from judges import parsing
 from judges.pairwise import GRADES
 from judges.sealing import sealed, unsealed
 from pipeline.engines.base import Request
-from pipeline.engines.endpoint import read_answer
+from pipeline.engines.chat import read_answer
 from tests import fuzz
 from tests.endpoints import chat
 from tests.worlds import SECRET

@@ -15,7 +15,7 @@ from pipeline.calls.usage import charge
 from pipeline.config import Price
 from pipeline.engines import endpoint
 from pipeline.engines.base import Answer, Request
-from pipeline.engines.endpoint import call_key, read_answer, request_body, worst_case_usd
+from pipeline.engines.chat import call_key, read_answer, request_body, worst_case_usd
 from pipeline.errors import BudgetError, ConfigError, EndpointError
 from tests import ledgers
 from tests.endpoints import DROP, Endpoint, Reply, Script, chat

@@ -22,7 +22,7 @@ from pipeline.commands import imports
 from pipeline.config import SelectConfig
 from pipeline.engines import endpoint
 from pipeline.engines.base import Answer, Request
-from pipeline.engines.endpoint import call_key, request_body
+from pipeline.engines.chat import call_key, request_body
 from pipeline.exports import jsonl, kto, trl_dpo
 from pipeline.importers.jsonl import read_judgments
 from pipeline.runner import run_stage

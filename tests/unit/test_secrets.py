@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pipeline import secrets
 from pipeline.calls.ledger import Claim, Ledger, Release, Reply
 from pipeline.config_file import load
-from pipeline.engines.endpoint import api_key
+from pipeline.engines.wire import api_key
 from pipeline.errors import ConfigError, EndpointError, StorageError
 from pipeline.store import RunFolder
 from tests.worlds import bench
