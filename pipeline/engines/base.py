@@ -7,13 +7,17 @@ protocol: a judge's call is a request with ``choices``, or one whose text is par
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.calls.dialect import Dialect
 from pipeline.calls.finality import Reason
 from pipeline.calls.reasoning import split
 from pipeline.config import EndpointConfig, ModelConfig
 from pipeline.secrets import struck
+
+if TYPE_CHECKING:
+    from pipeline.calls.ledger import Ledger
+    from pipeline.calls.limiter import Limiter
 
 ASKED_AGAIN: tuple[Reason, ...] = ("unanswered", "rejected")
 """Reasons for which the next run asks again."""
@@ -148,7 +152,7 @@ class Toolbox(Protocol):
         ...
 
     @property
-    def ledger(self) -> Any:
+    def ledger(self) -> "Ledger":
         """The run's ledger of calls that may cost money."""
         ...
 
@@ -165,7 +169,7 @@ class Toolbox(Protocol):
         """How a model is spoken to at its endpoint, shared by everything in the process that calls it."""
         ...
 
-    def limiter(self, name: str) -> Any:
+    def limiter(self, name: str) -> "Limiter":
         """The limiter of the endpoint of that name, shared by everything in the process that calls it."""
         ...
 
