@@ -25,6 +25,7 @@ from prefect.logging import get_run_logger
 from dashboard.report import page as report
 from pipeline import runner
 from pipeline import summary as figures
+from pipeline.commands.imports import refuse_judges_of_two_kinds
 from pipeline.errors import InputError, JuryboxError, StageError
 from pipeline.exports import hub
 from pipeline.interrupts import orderly
@@ -151,6 +152,7 @@ def preference(
     bench = _open(config_path, folder, fresh=True)
     try:
         stages = runner.stages_of(bench.config, from_stage, to_stage)
+        refuse_judges_of_two_kinds(bench)
         with bench.writing():
             summary = _run_stages(bench, config_path, stages, force=force)
         if bench.config.push is not None and to_stage is None:
