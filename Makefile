@@ -27,7 +27,7 @@ unit: .venv/installed ## the quick tests
 
 soak: .venv/installed ## kills, storms, budgets and plans at full counts, junk for ten minutes: over an hour
 	JURYBOX_SOAK=1 $(BIN)/python -m pytest -s tests/integration/test_kills.py tests/integration/test_storm.py \
-		tests/integration/test_plan.py
+		tests/integration/test_plan.py tests/unit/test_runner.py
 	$(BIN)/python -m tests.raw_replies --minutes 10
 
 lint: .venv/installed ## ruff: rules and format; who may import whom

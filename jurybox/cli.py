@@ -320,12 +320,19 @@ def dashboard(
 
 
 @app.command()
-def check(config: ConfigFile, run_dir: RunDir = None, as_json: Json = False) -> None:
-    """Is the config valid, are its files there and its endpoints reachable? Spends nothing."""
+def check(
+    config: ConfigFile,
+    run_dir: RunDir = None,
+    whole: Annotated[
+        bool, typer.Option("--run", help="Look at the run's own files instead: is each as it was written?")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Is the config valid, are its files there, do its endpoints answer? Makes one smallest call per model."""
     from pipeline.commands import checks
 
     with opened(config, run_dir, quiet=True) as bench:
-        found = checks.check(bench)
+        found = checks.whole(bench) if whole else checks.check(bench)
     say([f"ok: {line}" for line in found], {"ok": found}, as_json=as_json)
 
 

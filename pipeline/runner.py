@@ -22,7 +22,7 @@ from pipeline.config import Config
 from pipeline.contents import file_digest
 from pipeline.errors import InputError, StorageError, UnreachableError
 from pipeline.ids import digest
-from pipeline.schemas import ORDER
+from pipeline.schemas import FRAMES, ORDER
 from pipeline.stages.base import Shard, Stage, installed_versions
 from pipeline.store import RunFolder, UndeclaredError, slice_digest
 from pipeline.workbench import Workbench
@@ -250,12 +250,12 @@ def run_stage(bench: Workbench, name: str, *, force: bool = False, do: Do | None
 
 
 def _heal(bench: Workbench, what: Stage) -> None:
-    """Remove damaged parts and artefacts that the stage can make again, and say so."""
+    """Remove damaged parts and artefacts that this stage, or one after it, makes again, and say so."""
     run = bench.folder
-    own = [part for frame in _frames(what) for part in run.parts(frame) if part.name.startswith(f"part-{what.name}-")]
-    later = [f"part-{name}-" for name in ORDER[ORDER.index(what.name) + 1 :]]
-    own += [part for part in run.parts("dropped") if part.name.startswith(tuple(later))]
-    for part in run.damaged(own):
+    owners = tuple(f"part-{name}-" for name in ORDER[ORDER.index(what.name) :])
+    frames = sorted({*what.readable, *_frames(what)} & set(FRAMES))
+    parts = [part for frame in frames for part in run.parts(frame) if part.name.startswith(owners)]
+    for part in run.damaged(parts):
         bench.progress.note(f"{part}: is damaged (its bytes are not those that were written); made again")
         part.unlink(missing_ok=True)
     for artefact in what.artefacts_out:

@@ -209,6 +209,12 @@ class RunFolder:
         except StorageError:
             return True
 
+    def faults(self) -> list[str]:
+        """What is wrong with the files that were recorded, a line each."""
+        known = self.checksums()
+        gone = [f"{self._root / name}: is gone" for name in known if not (self._root / name).is_file()]
+        return gone + [_damage(file) for file in self.damaged(self._root / name for name in known)]
+
     def verify(self, names: Iterable[str]) -> None:
         """Look whether the files of the frames and artefacts *names* are those that were written.
 

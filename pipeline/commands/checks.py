@@ -24,7 +24,7 @@ from pipeline.config import (
     TrainConfig,
 )
 from pipeline.engines.base import Request
-from pipeline.errors import ConfigError, EndpointError, UnreachableError
+from pipeline.errors import ConfigError, EndpointError, InputError, StorageError, UnreachableError
 from pipeline.runner import stages_of
 from pipeline.shown import line
 from pipeline.stages.base import installed_versions
@@ -39,6 +39,22 @@ MENDED = {
     "too_long": "a model with so small a context cannot be asked",
     "unanswered": "mend what it names, then check again",
 }
+
+
+def whole(bench: Workbench) -> list[str]:
+    """How many of the run's files are as they were written.
+
+    Raises:
+        InputError: there is no run.
+        StorageError: some are damaged or gone; it names each.
+    """
+    known = bench.folder.checksums()
+    if not known:
+        raise InputError(f"{bench.folder} holds no run with checksums; start one with `jurybox run`")
+    faults = bench.folder.faults()
+    if faults:
+        raise StorageError("\n".join([*faults, "run the same run again: what its stages made, they make again"]))
+    return [f"run {bench.folder}: {len(known)} files are as they were written"]
 
 
 def check(bench: Workbench) -> list[str]:
