@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.runner import StageReport, run_stage, stages_of
-from pipeline.workbench import Workbench
-
 if TYPE_CHECKING:
     import polars as pl
+
+    from pipeline.runner import StageReport
+    from pipeline.workbench import Workbench
 
 
 def run(config: str | Path, run_dir: str | Path | None = None) -> dict[str, Any]:
@@ -20,6 +20,7 @@ def run(config: str | Path, run_dir: str | Path | None = None) -> dict[str, Any]
         JobError: a stage failed; what was done before is kept.
     """
     from pipeline import summary
+    from pipeline.workbench import Workbench
 
     with Workbench.open(Path(config), None if run_dir is None else Path(run_dir)) as bench:
         run_pipeline(bench)
@@ -56,6 +57,8 @@ def judge(
     import polars as pl
 
     from pipeline.commands import imports
+    from pipeline.runner import run_stage
+    from pipeline.workbench import Workbench
 
     rows = dataset.to_dicts() if isinstance(dataset, pl.DataFrame) else [dict(row) for row in dataset]
     with tempfile.TemporaryDirectory() as scratch:
@@ -81,8 +84,8 @@ def judge(
 
 
 def run_pipeline(
-    bench: Workbench, first: str | None = None, last: str | None = None, *, force: bool = False
-) -> list[StageReport]:
+    bench: "Workbench", first: str | None = None, last: str | None = None, *, force: bool = False
+) -> "list[StageReport]":
     """Run the stages from *first* to *last*, then write the summary and the report, even of a run that failed.
 
     Raises:
@@ -90,6 +93,7 @@ def run_pipeline(
     """
     from dashboard.report import page as report
     from pipeline.commands.imports import refuse_judges_of_two_kinds
+    from pipeline.runner import run_stage, stages_of
 
     refuse_judges_of_two_kinds(bench)
     done: list[StageReport] = []

@@ -199,7 +199,7 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
     if training is None:
         raise StageError(f"{folder} holds no trained model; run `jurybox train` first")
     if training.get("method") == "reward":
-        return _unanswered(training, config, bench)
+        return _unanswered(training, config)
     start = untrained(config)
     heard = Heard()
     asked, reasons = held_out(shard.frames, config, bench, start, heard)
@@ -234,7 +234,7 @@ def _run(shard: Shard, config: Config, bench: Workbench) -> Result:
     )
 
 
-def _unanswered(training: Mapping[str, Any], config: Config, bench: Workbench) -> Result:
+def _unanswered(training: Mapping[str, Any], config: Config) -> Result:
     """A reward model answers nothing: what is known of it is how it ranks the test split."""
     nothing = dict.fromkeys(("panel_win_rate", "verifier", "kl", "kl_estimator"))
     result = {
@@ -246,8 +246,7 @@ def _unanswered(training: Mapping[str, Any], config: Config, bench: Workbench) -
         "temperature": config.evaluate.temperature,
         "simulated": config.labels.simulated is not None,
     }
-    bench.folder.write_json("evaluation.json", result)
-    return Result({})
+    return Result({}, artefacts={"evaluation.json": result})
 
 
 def _duels(

@@ -41,7 +41,8 @@ HOSTILE = (
 def project(folder: Path, answers: dict[str, list[str]]) -> Path:
     """A config and a run with pairs and judgments in *folder*."""
     folder.mkdir(exist_ok=True)
-    (folder / "c.yaml").write_text("name: small\n", encoding="utf-8")
+    # So many prompts fit that there is always something to learn from.
+    (folder / "c.yaml").write_text("name: small\nlabels: {fit_fraction: 0.7}\n", encoding="utf-8")
     made = world(answers)
     made = {**made, "judgments": judgments(made, {JUDGE: lambda a, b: 0.5 + 0.6 * (longer(a, b) - 0.5)})}
     with Workbench.open(folder / "c.yaml", folder / "run") as run:

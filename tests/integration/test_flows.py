@@ -239,7 +239,7 @@ def test_a_shard_that_is_not_as_planned_is_refused(api: SyncPrefectClient, confi
 def test_another_process_plans_the_shard_itself(api: SyncPrefectClient, config: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     flows.preference(config, folder, to_stage="load")
-    bench = flows._open(config, folder).bench
+    bench = flows._open(config, folder)
     (name, (_, stamp)), *_ = runner.plan(bench, runner.stage("generate")).items()
     assert flows.shard_task.fn(config, folder, "generate", name, stamp)
     assert not RunFolder(folder).read("samples").is_empty()

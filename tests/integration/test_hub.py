@@ -11,7 +11,7 @@ from datasets import load_dataset
 from huggingface_hub import DatasetCard, ModelCard, constants
 
 from pipeline.config import Config
-from pipeline.errors import ConfigError, JobError
+from pipeline.errors import ConfigError, JobError, StorageError
 from pipeline.exports.hub import push
 from pipeline.runner import run_stage
 from pipeline.workbench import Workbench
@@ -135,7 +135,11 @@ def test_pushing_again_commits_nothing_and_a_change_commits_once(hub: HubStandIn
     push(bench.folder, config())
     push(bench.folder, config())
     assert hub.repositories["datasets", "org/prefs"].commits == 1
-    (bench.folder.path / "dataset" / "jsonl" / "train.jsonl").write_text("{}\n")
+    changed = bench.folder.path / "dataset" / "jsonl" / "train.jsonl"
+    changed.write_text("{}\n")
+    with pytest.raises(StorageError, match=r"train.jsonl: is damaged"):
+        push(bench.folder, config())
+    bench.folder.record([changed], [changed])  # as the stage that writes it does
     push(bench.folder, config())
     assert hub.repositories["datasets", "org/prefs"].commits == 2
     assert hub.repositories["datasets", "org/prefs"].files["jsonl/train.jsonl"] == b"{}\n"

@@ -234,9 +234,11 @@ def test_kill_after_kill_no_paid_answer_is_lost(project: Project) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(patience(3600 if SOAK else 300))
 def test_two_processes_share_the_work_and_survive_each_other(project: Project) -> None:
-    """On PostgreSQL each has its own run folder, as on two machines; on SQLite they share the folder."""
-    if isinstance(project.ledger, str):
-        project.runs = ["run", "other"]
+    """On PostgreSQL each has its own run folder, as on two machines; on SQLite one waits for the folder."""
+    if not isinstance(project.ledger, str):
+        _waits_and_takes_over(project)
+        return
+    project.runs = ["run", "other"]
     project.write()
     endpoint, draw = project.endpoint, random.Random(12)
     # Slow enough for a companion to find work left when it has started.
@@ -268,6 +270,27 @@ def test_two_processes_share_the_work_and_survive_each_other(project: Project) -
         assert project.finish(run) == 0, project.said
         project.assert_whole(run)
     assert len(endpoint.log) == sum(asked.values())
+    project.assert_accounts_balance()
+
+
+def _waits_and_takes_over(project: Project) -> None:
+    """Who waits for a run's folder gets it when its writer is killed, and asks no committed call again."""
+    project.write()
+    project.endpoint.answer = replies(5 * DELAY_S)
+    first = project.start("run")
+    while not project.answered() and first.is_alive():
+        time.sleep(0.01)
+    second = project.start("run")
+    time.sleep(20 * DELAY_S)
+    first.kill()
+    assert ended(first) == -signal.SIGKILL
+    lost = set(_since(project.endpoint, 0)) - project.answered()
+    assert ended(second) == 0, project.said
+    asked = Counter(_since(project.endpoint, 0))
+    assert len(asked) == CALLS_IN_ALL
+    assert {body for body, count in asked.items() if count > 1} <= lost
+    assert len(lost) <= CONCURRENCY
+    project.assert_whole("run")
     project.assert_accounts_balance()
 
 

@@ -95,7 +95,7 @@ def test_the_words_are_still_told(foreign: Path) -> None:
     told = jurybox_here("explain", "c.yaml", f"0{STEERING}", cwd=foreign).stdout
     assert "j" + "x\\u001b[2J\\u001b]0;owned\\u0007\\u009b31m\\u202e\\u000d\\n" + FORGED in told
     exact = json.loads(jurybox_here("explain", "c.yaml", f"0{STEERING}", "--json", cwd=foreign).stdout)
-    assert exact["external_id"] == f"0{STEERING}"
+    assert exact["external_ids"] == [f"0{STEERING}"]
 
 
 # Streams.
