@@ -307,8 +307,11 @@ class RunFolder:
         return f" (process {told['pid']} on {told['host']})" if {"pid", "host"} <= told.keys() else ""
 
     def _sweep(self) -> None:
-        """Remove what writers that were killed left half-written: nobody else writes now."""
+        """Remove what writers that were killed left half-written."""
         for leftover in (*self._root.glob(f".*{UNFINISHED}"), *self._root.glob(f"*/.*{UNFINISHED}")):
+            # Small files, such as the summary, are written without holding the folder.
+            if _lives(leftover.name.split(".")[-3]):
+                continue
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
@@ -403,6 +406,16 @@ def storage(path: Path) -> Generator[None]:
         raise StorageError(
             f"{path}: cannot be written ({error}); free space or mend permissions, then run the same command again"
         ) from error
+
+
+def _lives(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, ValueError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def unfinished(target: Path) -> Path:

@@ -247,7 +247,7 @@ def test_over_http_every_request_arrives_whole_and_no_echo_is_a_verdict(tmp_path
     pairs = made["pairs"].height
     assert pairs == len(ATTACKS) + len(ATTACKS[::10])
     # An echo without words is no answer, and is asked for again.
-    arrived = [dict(slots) for slots in dict.fromkeys(tuple(sorted(one.items())) for one in arrived)]
+    arrived = [dict(slots) for slots in dict.fromkeys(tuple(one.items()) for one in arrived)]
     assert judged.height == len(arrived) == 2 * pairs
     assert judged["preference"].null_count() == 2 * pairs
     texts = dict(made["samples"].select("sample_id", "completion").iter_rows())
@@ -263,7 +263,7 @@ def test_over_http_every_request_arrives_whole_and_no_echo_is_a_verdict(tmp_path
     ]
     assert sorted(map(repr, arrived)) == sorted(map(repr, expected))
     # what the judge said is kept as it came
-    assert set(judged["rationale"]) == {one["first"] for one in expected}
+    assert set(judged["rationale"].drop_nulls()) == {one["first"] for one in expected if one["first"].strip()}
 
 
 @pytest.mark.parametrize("attack", PERSUASIVE, ids=lambda attack: attack.name)

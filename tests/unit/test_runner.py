@@ -380,11 +380,13 @@ def test_a_second_writer_waits_for_the_first_and_then_skips(folder: Path) -> Non
 
 def test_what_a_killed_writer_left_half_written_is_swept(folder: Path) -> None:
     went(folder, settings(), ("load",))
-    left = folder / "run/prompts/.part-load-all.parquet.1.ab.tmp"
-    left.write_bytes(b"half")
-    (folder / "run/.dataset.1.ab.tmp").mkdir()
+    nobody = 2**22 + 1  # above every process number
+    (folder / f"run/prompts/.part-load-all.parquet.{nobody}.ab.tmp").write_bytes(b"half")
+    (folder / f"run/.dataset.{nobody}.ab.tmp").mkdir()
+    being_written = folder / f"run/.summary.json.{os.getpid()}.ab.tmp"
+    being_written.write_bytes(b"half")
     went(folder, settings(), ("load",))
-    assert not list((folder / "run").rglob("*.tmp"))
+    assert list((folder / "run").rglob("*.tmp")) == [being_written]
 
 
 def test_a_stage_that_touches_what_it_does_not_declare_is_told(folder: Path) -> None:
